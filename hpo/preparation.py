@@ -1,0 +1,134 @@
+"""From settings to what every trial of the study reads: sides, latents and caption embeddings, through the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hpo import home
+from hpo.settings import Settings
+from trainers import base_model
+from trainers.cache import key_of, remember
+from trainers.data import mimic, phantoms, sides
+from trainers.data.picture import Picture
+
+SPLITS = ("train", "twin", "second_twin", "validate")
+DATA_VERSION = 1  # of what is cached under "sides"; a change of dealing or decoding raises it
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of one side with their pixels, latents and the rows of their captions.
+
+    pixels: (n, R, R) uint8; mean, deviation: (n, 4, R/8, R/8) float32; caption: (n,) rows of `Prepared.states`.
+    """
+
+    pictures: tuple[Picture, ...]
+    pixels: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray
+    caption: np.ndarray
+
+    @property
+    def patients(self) -> np.ndarray:
+        return np.array([picture.patient for picture in self.pictures])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is the same for all trials. states: (captions, tokens, width) float32, the empty caption last."""
+
+    train: Pictures
+    twin: Pictures
+    second_twin: Pictures
+    validate: Pictures
+    states: np.ndarray
+    content: str  # hash of the pixels and captions on all sides: two studies with the same one learn from the same pictures
+    warning: str | None
+
+
+def data_root(settings: Settings) -> Path:
+    """The MIMIC folder; the phantoms are written if there is none."""
+    return Path(settings.data) if settings.data is not None else phantoms.ensure(home.phantoms_folder())
+
+
+def folder_fingerprint(root: Path) -> str:
+    """Hash of the tables and the zipped reports: what decides which pictures there are and what they are called."""
+    digest = hashlib.sha256(str(root.resolve()).encode())
+    for file in sorted([*root.glob("*.csv*"), *root.glob("*.zip")]):
+        digest.update(file.name.encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def deal(settings: Settings, resolution: int) -> dict[str, np.ndarray]:
+    """Sides and validate pictures, freshly read: pixels by split, and `pictures` as the bytes of their JSON."""
+    found = mimic.read(data_root(settings))
+    dealt = sides.deal(found, settings.train_images, settings.seed, resolution)
+    validate = sides.validate_pictures(found, sides.VALIDATE_LIMIT, settings.seed, resolution, dealt)
+    listed = {**dealt.sides.to_json(), "validate": [picture.to_json() for picture in validate.pictures]}
+    listed["stamps"] = {name: [stamp(Path(each["path"])) for each in listed[name]] for name in SPLITS}
+    return {**dealt.pixels, "validate": validate.pixels, "pictures": np.frombuffer(json.dumps(listed).encode(), np.uint8)}
+
+
+def stamp(path: Path) -> list[int]:
+    """Size and time of change of a file, to notice that it is another one now; -1 where it is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return [-1, -1]
+    return [status.st_size, status.st_mtime_ns]
+
+
+def dealt_sides(settings: Settings, resolution: int) -> tuple[dict[str, np.ndarray], dict]:
+    """`deal` through the cache, dealt again when a chosen file has changed."""
+    root = data_root(settings)
+    if not root.is_dir():
+        mimic.read(root)  # says in one line what is wrong
+    stamps: list = []
+    while True:
+        key = key_of(DATA_VERSION, folder_fingerprint(root), settings.train_images, settings.seed, resolution, stamps)
+        arrays = remember(home.cache_folder(), "sides", key, lambda: deal(settings, resolution))
+        listed = json.loads(arrays["pictures"].tobytes())
+        now = {name: [stamp(Path(each["path"])) for each in listed[name]] for name in SPLITS}
+        if now == listed["stamps"] or now == stamps:
+            return arrays, listed
+        stamps = now
+
+
+def content_of(arrays: dict[str, np.ndarray], listed: dict) -> str:
+    digest = hashlib.sha256()
+    for name in SPLITS:
+        digest.update(np.ascontiguousarray(arrays[name]))
+        digest.update(json.dumps([[each["patient"], each["caption"]] for each in listed[name]]).encode())
+    return digest.hexdigest()[:16]
+
+
+def prepare(settings: Settings, pipeline: base_model.FrozenPipeline, resolution: int) -> Prepared:
+    """Everything that is computed once, from the cache or made now. Raises BadData and BadModel in one line."""
+    arrays, listed = dealt_sides(settings, resolution)
+    content = content_of(arrays, listed)
+    cache = home.cache_folder()
+
+    def encode() -> dict[str, np.ndarray]:
+        out = {}
+        for name in SPLITS:
+            out[f"{name}_mean"], out[f"{name}_deviation"] = base_model.encode_pictures(pipeline.vae, arrays[name])
+        return out
+
+    latents = remember(cache, "latents", key_of(content, pipeline.hash), encode)
+    captions = sorted({each["caption"] for name in SPLITS for each in listed[name]})
+    states = remember(cache, "captions", key_of(captions, pipeline.hash), lambda: {
+        "states": base_model.encode_captions(pipeline.folder, [*captions, ""], pipeline.device)})["states"]
+    row = {caption: number for number, caption in enumerate(captions)}
+    made = {}
+    for name in SPLITS:
+        pictures = tuple(Picture.from_json(each) for each in listed[name])
+        made[name] = Pictures(pictures, arrays[name], latents[f"{name}_mean"], latents[f"{name}_deviation"],
+                              np.array([row[picture.caption] for picture in pictures], np.int64))
+    dealt = sides.Sides(*(made[name].pictures for name in sides.SIDES))
+    return Prepared(**made, states=states, content=content, warning=sides.warning(dealt))

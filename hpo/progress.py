@@ -1,0 +1,114 @@
+"""What a search says while it runs: one display in a terminal, plain lines without one. Reads the database only."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from hpo import objectives as objective_table
+from hpo.objectives import Objectives
+from storage import results
+from storage.results import Progress
+from storage.store import Store
+
+LINE_SECONDS = 10.0  # between plain lines when nothing else happens
+
+
+def reference_point(objectives: Objectives, base: dict[str, tuple], yardstick: dict) -> list[float] | None:
+    """In each objective the worse of base's and yardstick's, oriented so that smaller is better; None if one is not known."""
+    point = []
+    for objective in objectives.chosen:
+        values = [v for v in ((base.get(objective.name) or (None,))[0], yardstick.get(objective.name)) if v is not None]
+        if len(values) < 2:
+            return None
+        point.append(max(objective.oriented(value) for value in values))
+    return point
+
+
+def hypervolume(store: Store, study: str, study_id: int, objectives: Objectives) -> float | None:
+    """Of the front, up to the study's reference point; None until base and yardstick are measured, or for one objective."""
+    known = results.references(store, study_id)
+    if known is None or objectives.is_joint_reward:
+        return None
+    yardstick = next((row for row in results.trials(store, study) if row["baseline"] == "yardstick" and row["state"] == "COMPLETE"), None)
+    if yardstick is None:
+        return None
+    reference = reference_point(objectives, dict(known.scores), yardstick)
+    if reference is None:
+        return None
+    points = [[each.oriented(row[each.name]) for each in objectives.chosen] for row in results.front(store, study)]
+    return objective_table.hypervolume(points, reference)
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Display:
+    """A context in which `watch`, called about once a second, shows how the study stands."""
+
+    def __init__(self, store: Store, study: str, study_id: int, objectives: Objectives, console: Console):
+        self.store, self.study, self.study_id, self.objectives, self.console = store, study, study_id, objectives, console
+        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self.last_line, self.last_said = "", 0.0
+        self.volume: float | None = None
+        self.finished = -1
+
+    def __enter__(self) -> Display:
+        if self.live:
+            self.live.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        if self.live:
+            self.live.stop()
+
+    def watch(self) -> None:
+        progress = results.progress(self.store, self.study_id)
+        if progress.counts.finished != self.finished:
+            self.finished = progress.counts.finished
+            self.volume = hypervolume(self.store, self.study, self.study_id, self.objectives)
+        if self.live:
+            self.live.update(self.panel(progress))
+        else:
+            self.say(progress)
+
+    def left(self, progress: Progress) -> float | None:
+        """Seconds that the trials still to come will take, by the mean of those that are finished."""
+        if progress.seconds is None:
+            return None
+        missing = progress.counts.trials - progress.counts.finished
+        spent = sum(min(run.seconds, progress.seconds) for run in progress.running)
+        return max(missing * progress.seconds - spent, 0) / max(len(progress.running), 1)
+
+    def summary(self, progress: Progress) -> str:
+        volume = "–" if self.volume is None else f"{self.volume:.4g}"
+        failed = f", {progress.counts.failed} failed" if progress.counts.failed else ""
+        return (f"{progress.counts.finished} of {progress.counts.trials} finished{failed}, front of {progress.front}, "
+                f"hypervolume {volume}, {duration(self.left(progress))} left")
+
+    def panel(self, progress: Progress) -> Group:
+        table = Table(box=None, padding=(0, 1), show_header=False)
+        for run in progress.running:
+            table.add_row(f"trial {run.number}", run.words or "", run.stage or "starting", duration(run.seconds))
+        if not progress.running:
+            table.add_row("", "workers are starting: base model, caches", "", "")
+        bar = ProgressBar(total=progress.counts.trials, completed=progress.counts.finished, width=40)
+        return Group(Text(self.summary(progress), style="bold"), bar, table)
+
+    def say(self, progress: Progress) -> None:
+        tried = "; ".join(f"{run.number}: {run.words} ({run.stage or 'starting'})" for run in progress.running)
+        line = f"{self.summary(progress)}{' | ' + tried if tried else ''}"
+        due = time.monotonic() - self.last_said > LINE_SECONDS
+        if due and line != self.last_line or self.summary(progress).split(",")[0] != self.last_line.split(",")[0]:
+            self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+            self.last_line, self.last_said = line, time.monotonic()

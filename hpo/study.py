@@ -1,0 +1,234 @@
+"""Asking and telling: the Optuna study in Postgres with its leases, duplicates, retries and the yardstick. Adapts Optuna."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+
+from hpo import objectives as objective_table
+from hpo.samplers import SeededByNumber
+from hpo.settings import Settings
+from hpo.spaces import Bounds, named
+from hpo.spaces.reference import reference_candidate
+from metrics.estimate import Estimate
+from metrics.scores import SCORES, Scores
+from storage import leases, results
+from storage.errors import StudyFull
+from storage.store import Store
+from trainers.candidate import Candidate
+from trainers.methods import METHODS
+
+log = logging.getLogger(__name__)
+
+CANDIDATE, BASELINE, ATTEMPT, DUPLICATE_OF, YARDSTICK = "candidate", "baseline", "attempt", "duplicate_of", "yardstick"
+MOST_ATTEMPTS = 3  # of one candidate whose workers died or lost the database: it may be the one that kills them
+MOST_DUPLICATES = 100  # in a row: then the space counts as exhausted
+LEAST_FAILURES, FAILURE_SHARE = 10, 0.2  # DESIGN, decision 1: max(10, N / 5) failed trials are replaced
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial that this worker holds the lease of."""
+
+    trial: optuna.Trial
+    candidate: Candidate
+    yardstick: bool
+
+    @property
+    def id(self) -> int:
+        return self.trial._trial_id
+
+    @property
+    def number(self) -> int:
+        return self.trial.number
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do now: others run the last trials, or the yardstick that rewards are measured by."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The study needs no more trials. status 0: all is well; 1: `reason` says why it cannot go on."""
+
+    status: int
+    reason: str
+
+
+def most_failures(trials: int) -> int:
+    return max(LEAST_FAILURES, int(trials * FAILURE_SHARE))
+
+
+class Search:
+    """One worker's view of a study. Everything it knows is in the database, so it may be thrown away at any time."""
+
+    def __init__(self, store: Store, settings: Settings):
+        self.store, self.settings = store, settings
+        self.objectives = objective_table.parse(settings.objectives)
+        self.space, self.bounds = named(settings.space), Bounds(settings.step_grid, settings.learning_rate_scale)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.study = optuna.create_study(storage=store.optuna, study_name=settings.study, directions=self.objectives.directions,
+                                         sampler=SeededByNumber(settings.sampler, settings.seed), load_if_exists=True)
+        self.id = self.study._study_id
+
+    def register(self, trials: int | None, identity: dict[str, str]) -> results.Registered:
+        """Create the study's row or join it. Raises SettingsDiffer where a setting that means something differs."""
+        binding = {**self.settings.meaning(), **identity}
+        binding.pop("objectives"), binding.pop("reward_weight")  # columns of their own
+        free = {name: value for name, value in self.settings.to_json().items() if name not in self.settings.meaning()}
+        directions = {name: score.direction for name, score in SCORES.items()}
+        return results.register(self.store, self.id, trials, binding, free, objectives=self.objectives.names, directions=directions,
+                                quality=self.objectives.quality, memorization=self.objectives.memorization,
+                                reward_weight=self.settings.reward_weight)
+
+    def ask(self) -> Asked | Wait | Ended:
+        """The next trial to run, under a lease of this worker. One worker of the study asks at a time."""
+        with leases.translated(), leases.asking(self.store, self.id):
+            while True:
+                for number in leases.expire(self.store, self.id):
+                    self.try_again(number)
+                counts = leases.counts(self.store, self.id)
+                ended = self.ended(counts)
+                if ended or counts.finished + counts.running >= counts.trials:
+                    return ended or Wait()
+                if self.waits_for_yardstick():
+                    return Wait()
+                try:
+                    asked = self.start()
+                except StudyFull:  # somebody joined who does not ask through us
+                    return Wait()
+                if asked is not None:
+                    return asked
+
+    def start(self) -> Asked | None:
+        """Take a proposal and its lease; None if it is a duplicate, which is told at once."""
+        trial = self.study.ask()
+        attributes = trial.user_attrs
+        if CANDIDATE in attributes:
+            candidate = Candidate.from_json(attributes[CANDIDATE])
+            if self.space.parameters(candidate, self.bounds):
+                self.space.propose(trial, self.bounds)  # the enqueued answers are read, so that the sampler learns from them
+        else:
+            candidate = self.space.propose(trial, self.bounds)
+        asked = Asked(trial, candidate, attributes.get(BASELINE) == YARDSTICK)
+        results.record_candidate(self.store, asked.id, hash=candidate.hash, words=candidate.words, method=candidate.method,
+                                 steps=candidate.steps, json=candidate.to_json(), baseline=attributes.get(BASELINE), yardstick=asked.yardstick)
+        other = results.find_duplicate(self.store, self.id, candidate.hash, asked.id)
+        if other is None:
+            return asked
+        trial.set_user_attr(DUPLICATE_OF, other)
+        self.tell(asked, "duplicate", f"the same candidate as trial {other}")
+        return None
+
+    def ended(self, counts: leases.Counts) -> Ended | None:
+        if counts.finished >= counts.trials:
+            return Ended(0, f"all {counts.trials} trials are finished")
+        if counts.failed > most_failures(counts.trials):
+            return Ended(1, f"{counts.failed} trials failed, more than max({LEAST_FAILURES}, N/5): the reasons are in the column `reason` "
+                            "of the view trial_scores")
+        if counts.duplicates_in_a_row >= MOST_DUPLICATES:
+            return Ended(0, f"the space is exhausted: {MOST_DUPLICATES} proposals in a row were known already")
+        if self.objectives.is_joint_reward and not self.next_yardsticks() and not self.yardsticks("COMPLETE", "RUNNING", "WAITING"):
+            return Ended(1, "no baseline can be the yardstick of joint_reward: none copies more than the untouched base; "
+                            "train longer (--steps) or on fewer pictures (--train-images)")
+        return None
+
+    # The yardstick: full fine-tuning for all steps comes first; if it fails by its own fault, the next baseline by name.
+
+    def yardsticks(self, *states: str) -> list[optuna.trial.FrozenTrial]:
+        return [trial for trial in self.study.get_trials(deepcopy=False)
+                if trial.user_attrs.get(BASELINE) == YARDSTICK and trial.state.name in states]
+
+    def next_yardsticks(self) -> list[str]:
+        names = ["full", *sorted(set(METHODS) - {"full"})]
+        spent = {trial.user_attrs[CANDIDATE]["method"] for trial in self.yardsticks("FAIL") if not self.may_retry(trial)}
+        return [name for name in names if name not in spent]
+
+    def waits_for_yardstick(self) -> bool:
+        """Sees to it that a yardstick is finished, running or next; true if this worker must wait for one that runs."""
+        if self.yardsticks("COMPLETE"):
+            return False
+        if self.yardsticks("RUNNING"):
+            return self.objectives.is_joint_reward
+        if not self.yardsticks("WAITING"):
+            left = self.next_yardsticks()
+            if left:
+                self.enqueue(reference_candidate(left[0], self.settings.steps, self.settings.learning_rate_scale), {BASELINE: YARDSTICK})
+        return False
+
+    def enqueue(self, candidate: Candidate, attributes: dict[str, Any]) -> None:
+        self.study.enqueue_trial(self.space.parameters(candidate, self.bounds), user_attrs={CANDIDATE: candidate.to_json(), **attributes})
+
+    def may_retry(self, trial: optuna.trial.FrozenTrial) -> bool:
+        lease = leases.read(self.store, trial._trial_id)
+        return lease is not None and not lease.own_cause and trial.user_attrs.get(ATTEMPT, 1) < MOST_ATTEMPTS
+
+    def try_again(self, number: int) -> None:
+        """Enqueue a trial's candidate once more: its worker was killed or lost the database, the candidate is not to blame."""
+        trial = self.study.get_trials(deepcopy=False)[number]
+        recorded = results.candidate(self.store, trial._trial_id)
+        if recorded is None or not self.may_retry(trial):
+            return
+        attributes = {ATTEMPT: trial.user_attrs.get(ATTEMPT, 1) + 1}
+        if BASELINE in trial.user_attrs:
+            attributes[BASELINE] = trial.user_attrs[BASELINE]
+        self.enqueue(Candidate.from_json(recorded), attributes)
+
+    # Telling. Scores are written before the trial is told; if the worker dies in between, the trial expires and they do not show.
+
+    def measured(self, asked: Asked, trainable: int, share: float) -> None:
+        """Note the size of the subset once it is known."""
+        candidate = asked.candidate
+        results.record_candidate(self.store, asked.id, hash=candidate.hash, words=candidate.words, method=candidate.method, steps=candidate.steps,
+                                 json=candidate.to_json(), trainable=trainable, trainable_share=share,
+                                 baseline=asked.trial.user_attrs.get(BASELINE), yardstick=asked.yardstick)
+
+    def finish(self, asked: Asked, scores: Scores, seconds: float) -> None:
+        """Tell a finished trial. A joint reward that does not exist makes it a failed one. Raises LeaseLost."""
+        results.record_scores(self.store, asked.id, plain(scores), seconds)
+        if self.objectives.is_joint_reward:
+            reward = self.reward(asked, scores)
+            if reward is None:
+                self.tell(asked, "failed", "joint_reward is not defined: the yardstick does not copy more than the untouched base, "
+                                           "or the base is no worse than real pictures", own_cause=True)
+            else:
+                self.tell(asked, "finished", values=[reward])
+            return
+        self.tell(asked, "finished", values=[float(scores[name].value) for name in self.objectives.names])
+
+    def reward(self, asked: Asked, scores: Scores) -> float | None:
+        q, m = scores[self.objectives.quality].value, scores[self.objectives.memorization].value
+        if not asked.yardstick:
+            return results.joint_reward(self.store, self.id, q, m)
+        known = results.references(self.store, self.id)
+        return None if known is None else objective_table.joint_reward(self.objectives, self.settings.reward_weight, q, m, known.q_base,
+                                                                       known.q_real, known.m_base, m_yard=m)
+
+    def fail(self, asked: Asked, reason: str, own_cause: bool) -> None:
+        """Tell a failed trial; its candidate is tried again only if it is not to blame."""
+        self.tell(asked, "failed", reason, own_cause=own_cause)
+        if not own_cause:
+            self.try_again(asked.number)
+
+    def release(self, asked: Asked) -> None:
+        """Give a trial back unfinished, on Ctrl-C: it counts as nothing, and the candidate is tried again."""
+        self.tell(asked, "released", "the worker was stopped")
+        self.try_again(asked.number)
+
+    def tell(self, asked: Asked, outcome: str, reason: str | None = None, values: list[float] | None = None, own_cause: bool = False) -> None:
+        with leases.translated():
+            leases.settle(self.store, asked.id, outcome, reason, own_cause)
+            state = optuna.trial.TrialState.COMPLETE if values is not None else optuna.trial.TrialState.FAIL
+            self.study.tell(asked.trial, values, state=state)
+
+
+def plain(scores: Scores) -> dict[str, tuple[float, float, float]]:
+    """Scores as the store takes them."""
+    def three(estimate: Estimate) -> tuple[float, float, float]:
+        return float(estimate.value), float(estimate.low), float(estimate.high)
+
+    return {name: three(estimate) for name, estimate in scores.items()}

@@ -1,0 +1,164 @@
+"""`python -m hpo.worker --study S --storage URL` joins a study from anywhere and takes trials until it is finished."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from hpo.command import one_line_errors
+from hpo.errors import BadSetting
+from hpo.settings import Settings
+from storage import results
+from storage.errors import StorageUnreachable
+from storage.store import Store, open_store, worker_name
+
+if TYPE_CHECKING:
+    from hpo.study import Ended
+
+log = logging.getLogger("hpo.worker")
+
+PATHS = ("model", "encoder", "data")
+WAIT_SECONDS = 1.0  # between looks while others run the last trials
+OUTAGE_SECONDS = 120.0  # how long a database may be away before the worker gives up
+
+
+def stored_settings(store: Store, study: str) -> Settings:
+    """The settings that a study was made and last run with. Raises UnknownStudy."""
+    stored = results.settings(store, results.study_id(store, study))
+    known = {**stored["free"], **stored["binding"]}
+    known["objectives"] = ",".join(known["objectives"])
+    paths = {name: stored["free"].get(name) for name in PATHS}  # in `binding` these names are content hashes
+    fields = Settings().to_json()
+    return Settings.from_json({name: value for name, value in {**known, **paths}.items() if name in fields and value is not None})
+
+
+class Worker:
+    """One process's part in a study: the loaded base model and one trial after the other. Every engine runs this."""
+
+    def __init__(self, url: str, study: str, device: str = "auto", paths: dict[str, str] | None = None):
+        """Join a registered study. Raises UnknownStudy, SettingsDiffer where this machine's contents are others, BadData, BadModel."""
+        from hpo.inner_loop import InnerLoop, pick_device
+        from hpo.study import Search
+
+        store = open_store(url, worker_name())
+        settings = replace(stored_settings(store, study), study=study, **(paths or {}))
+        self.search = Search(store, settings)
+        self.inner = InnerLoop(settings, pick_device(device if device != "auto" else settings.device), lambda stage: log.info("%s", stage))
+        self.search.register(None, self.inner.identity)
+        self.record_references()
+        self.away_since: float | None = None
+
+    def record_references(self) -> None:
+        """What the joint reward and the hypervolume are measured against; the first worker's stay."""
+        from hpo.study import plain
+
+        base, real = self.inner.base_scores(), self.inner.real_scores()
+        quality, memorization = self.search.objectives.quality, self.search.objectives.memorization
+        results.record_references(self.search.store, self.search.id, q_base=base[quality].value, q_real=real[quality].value,
+                                  m_base=base[memorization].value, scores=plain(base),
+                                  base={"real": plain(real), "parameters": self.inner.units.total})
+
+    def step(self) -> Ended | None:
+        """Run one trial, or wait a moment if there is none to run now; the end of the study once it has come.
+
+        A database that is away is asked again for OUTAGE_SECONDS, then StorageUnreachable is raised.
+        """
+        from hpo.study import Asked, Ended
+        from hpo.trial import run_trial
+
+        try:
+            asked = self.search.ask()
+            self.away_since = None
+            if isinstance(asked, Ended):
+                log.info("%s", asked.reason)
+                return asked
+            if isinstance(asked, Asked):
+                log.info("trial %d: %s", asked.number, asked.candidate.words)
+                log.info("trial %d %s", asked.number, run_trial(self.search, self.inner, asked))
+                return None
+        except StorageUnreachable as error:
+            self.away_since = self.away_since or time.monotonic()
+            if time.monotonic() - self.away_since > OUTAGE_SECONDS:
+                raise
+            log.warning("the database is away, trying again: %s", error)
+        time.sleep(WAIT_SECONDS)
+        return None
+
+    def work(self) -> int:
+        """Take trials until the study has ended; gives its exit status."""
+        while (ended := self.step()) is None:
+            pass
+        return ended.status
+
+
+def stop_on_signals() -> None:
+    """SIGTERM stops like Ctrl-C: the running trial is given back."""
+    from hpo.trial import Stopped
+
+    def stop(number, frame):
+        raise Stopped
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+
+
+def die_with_parent() -> None:
+    """End when whoever started us is gone: its end of our standard input closes, also after kill -9."""
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m hpo.worker", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--study", required=True, help="name of the study to join")
+    parser.add_argument("--storage", default=None, help="postgresql:// URL of its store (default: the embedded server)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:0, … (default: a GPU if there is one)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the arithmetic (default: 1)")
+    for name in PATHS:
+        parser.add_argument(f"--{name}", default=None, help=f"where the study's {name} is on this machine, if not where the study says")
+    parser.add_argument("--with-parent", action="store_true", help="end when standard input closes, as launch's own workers do")
+    given = parser.parse_args(arguments)
+    if given.threads < 1:
+        raise BadSetting(f"--threads {given.threads}: it must be at least 1")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    os.environ.setdefault("OMP_NUM_THREADS", str(given.threads))
+    import torch
+
+    from hpo.trial import Stopped
+    from storage import embedded
+
+    torch.set_num_threads(given.threads)
+    quiet_libraries()
+    stop_on_signals()
+    if given.with_parent:
+        die_with_parent()
+    paths = {name: getattr(given, name) for name in PATHS if getattr(given, name) is not None}
+    try:
+        return Worker(given.storage or embedded.start(), given.study, given.device, paths).work()
+    except Stopped:
+        return 130
+
+
+def quiet_libraries() -> None:
+    """No progress bars and advice from the model libraries in a worker's log."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    sys.exit(one_line_errors(main))

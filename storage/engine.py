@@ -1,0 +1,212 @@
+"""Connections to PostgreSQL: which URLs are taken, how a worker names itself, and advisory locks. No tables here."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy
+from sqlalchemy import event, exc
+from sqlalchemy.engine import URL, Engine, make_url
+
+from storage.errors import BadStorageUrl, SchemaError, StorageUnreachable
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
+DRIVER = "postgresql+psycopg2"
+OLDEST_SERVER = 14
+SHAPE = "postgresql://user:password@host:5432/database"
+
+#: First key of our advisory locks; the second key says what is locked.
+LOCK_SPACE = 0x50505F31
+SCHEMA_LOCK = 0
+
+# A host that vanished must not hold a lock or a row for the kernel's default of two hours.
+KEEPALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
+SERVER_KEEPALIVE = "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"
+IDLE_TRANSACTION = "SET idle_in_transaction_session_timeout = '5min'"
+
+#: What the server or libpq says, and what to do about it. The first match counts.
+REFUSALS = (
+    (
+        r"password authentication failed|no password supplied|authentication failed",
+        "the server refuses the user or the password: correct them in the URL (encode special characters as %XX)",
+    ),
+    (r'database ".*" does not exist', "this database does not exist: create it (createdb NAME) or name another one"),
+    (r'role ".*" does not exist', "this user does not exist on the server: correct the user in the URL"),
+    (r"no pg_hba.conf entry", "the server does not let this user in from here: change its pg_hba.conf, or sslmode"),
+    (r"could not translate host name|Name or service not known", "no such host: correct the host in the URL"),
+    (r"too many clients|remaining connection slots", "the server has no connection left: raise its max_connections"),
+    (r"starting up|in recovery mode|shutting down", "the server is starting or stopping: try again in a moment"),
+    (r"server does not support SSL|SSL", "server and URL do not agree about SSL: change sslmode in the URL"),
+    (
+        r"No such file|refused|timeout|timed out|unreachable|No route",
+        "no server answers there: check host and port, and that PostgreSQL is running",
+    ),
+)
+
+
+def hidden(url: str) -> str:
+    """The URL fit to be shown: without its password, however malformed it is."""
+    shown = re.sub(r"(://[^:@/?]*):.*@", r"\1:***@", url)
+    return re.sub(r"([?&](?:password|sslpassword)=)[^&]*", r"\1***", shown)
+
+
+def _parsed(url: str) -> URL:
+    name = hidden(url)
+    scheme, colon, _ = url.partition("://")
+    if not colon:
+        raise BadStorageUrl(f"storage {name!r} is not a URL: write {SHAPE}")
+    if scheme.partition("+")[0] not in ("postgresql", "postgres"):
+        raise BadStorageUrl(f"storage {name!r} is of kind {scheme!r}, only PostgreSQL can be used: write {SHAPE}")
+    try:
+        parsed = make_url(url).set(drivername=DRIVER)
+        parsed.get_dialect()().create_connect_args(parsed)
+    except (exc.ArgumentError, ValueError) as error:
+        raise BadStorageUrl(f"storage {name!r} cannot be read as a URL: write {SHAPE}") from error
+    if not parsed.database and "dbname" not in parsed.query:
+        raise BadStorageUrl(f"storage {name!r} names no database: write {SHAPE}")
+    return parsed
+
+
+def normalise(url: str) -> str:
+    """Any PostgreSQL URL, `postgres://` and other drivers' included, as the one that SQLAlchemy and psycopg2 take.
+
+    Raises BadStorageUrl for what is not PostgreSQL or not a URL. Connects to nothing.
+    """
+    _parsed(url.strip())
+    return DRIVER + "://" + url.strip().partition("://")[2]
+
+
+def plain(url: str) -> str:
+    """The same URL as libpq, and so psql, takes it: without a driver's name."""
+    return "postgresql://" + normalise(url).partition("://")[2]
+
+
+def connect(url: str, worker: str | None = None) -> Engine:
+    """An engine on the database at `url`, tried with one connection.
+
+    With `worker`, every connection carries that name, by which the database's triggers know who writes. It must be new
+    for each process that is started: a name used twice would let a dead process's successor pass for it.
+    Raises BadStorageUrl and StorageUnreachable.
+    """
+    engine = sqlalchemy.create_engine(_parsed(url.strip()), **_settings(url))
+    _introduce(engine, worker)
+    try:
+        with engine.connect() as connection:
+            version = connection.dialect.server_version_info or (OLDEST_SERVER,)
+    except exc.SQLAlchemyError as error:
+        engine.dispose()
+        raise unreachable(url, error) from error
+    if version[0] < OLDEST_SERVER:
+        engine.dispose()
+        raise StorageUnreachable(
+            f"storage {hidden(url)!r} is PostgreSQL {version[0]}, needed is {OLDEST_SERVER} or newer: upgrade it"
+        )
+    return engine
+
+
+def optuna_storage(url: str, worker: str | None = None) -> RDBStorage:
+    """Optuna's storage with the same connections; makes Optuna's tables, one process at a time.
+
+    The result must not be pickled: open it anew from the URL instead. Raises what `connect` raises, and SchemaError
+    if another version of Optuna made the tables or the role may not make any.
+    """
+    from optuna.storages import RDBStorage
+
+    waiting = connect(url)
+    try:
+        with advisory_lock(waiting, SCHEMA_LOCK):
+            # Optuna puts the URL through str.format.
+            escaped = normalise(url).replace("{", "{{").replace("}", "}}")
+            storage = RDBStorage(escaped, engine_kwargs=_settings(url))
+    except exc.SQLAlchemyError as error:
+        raise refused(url, error) from error
+    except RuntimeError as error:
+        if isinstance(error, (StorageUnreachable, SchemaError)):
+            raise
+        raise SchemaError(f"storage {hidden(url)!r}: {error}") from error
+    finally:
+        waiting.dispose()
+    # Connections made until here have no name yet.
+    _introduce(storage.engine, worker)
+    storage.engine.dispose()
+    return storage
+
+
+@contextlib.contextmanager
+def advisory_lock(engine: Engine, key: int) -> Iterator[None]:
+    """Holds the advisory lock (LOCK_SPACE, key) on a connection of its own; the server lets go if this process dies.
+
+    Asks again and again instead of waiting in the server, so that Ctrl-C works.
+    """
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        keys = {"space": LOCK_SPACE, "key": key}
+        pause = 0.01
+        while not connection.scalar(sqlalchemy.text("SELECT pg_try_advisory_lock(:space, :key)"), keys):
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.2)
+        try:
+            yield
+        finally:
+            try:
+                connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:space, :key)"), keys)
+            except exc.SQLAlchemyError:
+                # Back in the pool, the connection would keep the lock.
+                connection.invalidate()
+
+
+def unreachable(url: str, error: BaseException) -> StorageUnreachable:
+    """The one line for a connection that could not be made or was lost."""
+    said = first_line(error)
+    for pattern, way_out in REFUSALS:
+        if re.search(pattern, str(error), flags=re.IGNORECASE):
+            return StorageUnreachable(f"storage {hidden(url)!r}: {way_out} ({said})")
+    return StorageUnreachable(f"storage {hidden(url)!r} cannot be reached: {said}; check the URL and the server")
+
+
+def refused(url: str, error: exc.SQLAlchemyError) -> StorageUnreachable | SchemaError:
+    """The one line for tables that could not be made."""
+    code = getattr(getattr(error, "orig", None), "pgcode", None)
+    if code == "42501":
+        return SchemaError(
+            f"storage {hidden(url)!r}: this user may not make tables ({first_line(error)}): GRANT CREATE ON DATABASE "
+            "and ON SCHEMA public to it, or use another user"
+        )
+    if code is None or code[:2] in ("08", "53", "57"):
+        return unreachable(url, error)
+    return SchemaError(f"storage {hidden(url)!r}: the tables cannot be made: {first_line(error)}")
+
+
+def first_line(error: BaseException) -> str:
+    """What the driver says, without SQLAlchemy's frame around it and without a password."""
+    said = str(getattr(error, "orig", None) or error).strip()
+    return hidden(said.splitlines()[0]) if said else type(error).__name__
+
+
+def _settings(url: str) -> dict[str, Any]:
+    """Keyword arguments for create_engine; plain data, since Optuna keeps them."""
+    given = set(_parsed(url.strip()).query)
+    asked = {"connect_timeout": "10", "tcp_user_timeout": "60000", **KEEPALIVE}
+    return {
+        "pool_pre_ping": True,
+        # Admission counts rows under a lock, which needs a snapshot taken after the lock.
+        "isolation_level": "READ COMMITTED",
+        "connect_args": {name: value for name, value in asked.items() if name not in given},
+    }
+
+
+def _introduce(engine: Engine, worker: str | None) -> None:
+    @event.listens_for(engine, "connect")
+    def name_worker(connection: Any, _record: Any) -> None:
+        # Settings made in a transaction end with its rollback, so commit them at once.
+        with connection.cursor() as cursor:
+            cursor.execute(SERVER_KEEPALIVE)
+            cursor.execute(IDLE_TRANSACTION)
+            if worker is not None:
+                cursor.execute("SELECT set_config('peft_pareto.worker', %s, false)", (worker,))
+        connection.commit()

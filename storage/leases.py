@@ -1,0 +1,238 @@
+"""Who may write a trial, as Python calls it; the rules themselves are triggers in sql/leases.sql.
+
+    (nothing) -- enqueued  -> WAITING    by anybody
+    WAITING, (nothing) -- started -> RUNNING   by a worker, if finished + running < trials asked; it gets the lease
+    RUNNING   -- heartbeat, settled -> RUNNING by the holder while its lease has not run out
+    RUNNING   -- told      -> COMPLETE or PRUNED (settled as 'finished'), FAIL ('failed', 'duplicate', 'released')
+    RUNNING   -- expired   -> FAIL       by anybody, once the lease has run out by the server's clock
+
+One trial, from asking to telling:
+
+    with leases.translated(), leases.asking(store, study_id):
+        leases.expire(store, study_id)
+        trial = study.ask()
+    with leases.Heartbeat(store, trial._trial_id) as heartbeat:
+        ...
+        with leases.translated():
+            leases.settle(store, trial._trial_id, "finished")
+            study.tell(trial, values)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import exc, text
+
+from storage.engine import advisory_lock, unreachable
+from storage.errors import BadValue, LeaseLost, NoWorker, StorageError, StorageUnreachable, StudyFull
+from storage.store import Store
+
+OUTCOMES = ("finished", "failed", "duplicate", "released")
+
+#: A heartbeat every quarter of a lease: three may be lost before the lease runs out.
+BEATS_PER_LEASE = 4
+MOST_SECONDS_BETWEEN_BEATS = 30.0
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many trials of a study are where. `trials` is the number asked for; `finished` is COMPLETE + PRUNED.
+
+    `failed` counts what workers settled as failed, not duplicates, expired or released trials. `duplicates_in_a_row`
+    are those since the last trial that finished or failed, by trial number.
+    """
+
+    trials: int
+    finished: int
+    running: int
+    waiting: int
+    failed: int
+    duplicates: int
+    expired: int
+    released: int
+    duplicates_in_a_row: int
+
+
+@dataclass(frozen=True)
+class Lease:
+    """One trial's lease as just read. `seconds_left` is negative once it has run out; outcome None: not settled."""
+
+    trial_id: int
+    worker: str
+    stage: str | None
+    seconds_left: float
+    outcome: str | None
+    own_cause: bool
+    reason: str | None
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turns what the database refused, inside Optuna or not, into StudyFull, NoWorker, LeaseLost or StorageUnreachable.
+
+    Other exceptions pass unchanged.
+    """
+    try:
+        yield
+    except StorageError:
+        raise
+    except Exception as error:  # whatever Optuna wrapped around the driver's error
+        ours = _translation(error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+@contextlib.contextmanager
+def asking(store: Store, study_id: int) -> Iterator[None]:
+    """One worker of the study at a time, over all machines; the server lets go if the process dies.
+
+    Hold it around `expire`, `study.ask` and the search for duplicates, so that the sampler sees one history.
+    """
+    # Keys from 1 on: 0 is the lock of the schema, and Optuna's ids begin at 1.
+    with advisory_lock(store.engine, study_id):
+        yield
+
+
+def heartbeat(store: Store, trial_id: int, stage: str | None = None) -> float:
+    """Extends the lease, and notes in a word what the worker is at; gives the lease's length in seconds.
+
+    Raises LeaseLost, StorageUnreachable.
+    """
+    query = "SELECT peft_pareto.heartbeat(:trial, :stage)"
+    return float(_scalar(store, query, trial=trial_id, stage=stage))
+
+
+def settle(store: Store, trial_id: int, outcome: str, reason: str | None = None, own_cause: bool = False) -> None:
+    """Says how the trial ends ("finished", "failed", "duplicate" or "released"); call it right before `study.tell`.
+
+    The trial stays RUNNING until Optuna is told, so settling again is allowed. `own_cause`: the candidate itself is to
+    blame, and is not tried again. Raises LeaseLost, BadValue, StorageUnreachable.
+    """
+    if outcome not in OUTCOMES:
+        raise BadValue(f"outcome={outcome!r} is no end of a trial: use one of {', '.join(OUTCOMES)}")
+    query = "SELECT peft_pareto.settle(:trial, :outcome, :reason, :own)"
+    # PostgreSQL's text cannot hold NUL characters, which a message of a crashed library may.
+    reason = None if reason is None else reason.replace("\0", "")
+    _scalar(store, query, trial=trial_id, outcome=outcome, reason=reason, own=bool(own_cause))
+
+
+def expire(store: Store, study_id: int) -> list[int]:
+    """Fails all trials of the study whose lease has run out; gives their numbers. Any number of workers may call it."""
+    with translated(), store.engine.begin() as connection:
+        return list(connection.scalars(text("SELECT peft_pareto.expire(:study)"), {"study": study_id}))
+
+
+def counts(store: Store, study_id: int) -> Counts:
+    """The study's trials by state. The study must be registered, else BadValue."""
+    with translated(), store.engine.connect() as connection:
+        row = connection.execute(text("SELECT * FROM peft_pareto.counts(:study)"), {"study": study_id}).one_or_none()
+    if row is None:
+        raise BadValue(f"study {study_id} is not registered: call results.register first")
+    return Counts(**row._mapping)
+
+
+def read(store: Store, trial_id: int) -> Lease | None:
+    """The trial's lease, None if it was never started under one."""
+    query = (
+        "SELECT trial_id, worker, stage, extract(epoch FROM expires_at - clock_timestamp())::double precision AS "
+        "seconds_left, outcome, own_cause, reason FROM peft_pareto.leases WHERE trial_id = :trial"
+    )
+    with translated(), store.engine.connect() as connection:
+        row = connection.execute(text(query), {"trial": trial_id}).one_or_none()
+    return None if row is None else Lease(**row._mapping)
+
+
+class Heartbeat:
+    """Keeps a lease alive from a daemon thread while the `with` block runs.
+
+    `lost` (a threading.Event) is set once the lease is gone: stop working on the trial then. An unreachable server is
+    asked again until the lease must have run out. Entering raises LeaseLost if the lease is gone already.
+    """
+
+    def __init__(self, store: Store, trial_id: int) -> None:
+        self.lost = threading.Event()
+        self._store, self._trial = store, trial_id
+        self._stage: str | None = None
+        self._leave, self._wake = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"lease of trial {trial_id}", daemon=True)
+
+    def stage(self, name: str) -> None:
+        """Notes what the worker is at ("training", "sampling", …) for the display; returns at once."""
+        self._stage = name
+        self._wake.set()
+
+    def __enter__(self) -> Heartbeat:
+        self._lease = heartbeat(self._store, self._trial)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave.set()
+        self._wake.set()
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        good_until = time.monotonic() + self._lease
+        pause = min(self._lease / BEATS_PER_LEASE, MOST_SECONDS_BETWEEN_BEATS)
+        while not self._leave.is_set():
+            self._wake.wait(pause)
+            self._wake.clear()
+            if self._leave.is_set():
+                return
+            sent = time.monotonic()
+            try:
+                good_until = sent + heartbeat(self._store, self._trial, self._stage)
+            except StorageUnreachable:
+                if time.monotonic() > good_until:
+                    self.lost.set()
+                    return
+            except LeaseLost:
+                # The trial may just have been told: then nobody looks at `lost` any more.
+                self.lost.set()
+                return
+
+
+def _scalar(store: Store, query: str, **values: Any) -> Any:
+    with translated(), store.engine.begin() as connection:
+        return connection.scalar(text(query), values)
+
+
+def _translation(error: BaseException | None) -> StorageError | None:
+    """Our error for the first database error in the chain of causes."""
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, exc.DBAPIError):
+            return _ours(error)
+        if isinstance(error, exc.TimeoutError):
+            return StorageUnreachable("no connection became free in time: raise the server's max_connections")
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _ours(error: exc.DBAPIError) -> StorageError | None:
+    code = getattr(error.orig, "pgcode", None)
+    detail = getattr(getattr(error.orig, "diag", None), "message_detail", None)
+    if code == "PP002":
+        return LeaseLost(**json.loads(detail))
+    if code == "23PP1":
+        return StudyFull(**json.loads(detail))
+    if code == "23PP3":
+        return NoWorker(**json.loads(detail))
+    if code is None and isinstance(error, (exc.OperationalError, exc.InterfaceError)) or error.connection_invalidated:
+        return unreachable("postgresql://", error)
+    # 53: no memory, disk or connection left; 57P: the server is stopping or starting; 08: connection.
+    if code is not None and (code[:2] in ("53", "08") or code[:3] == "57P"):
+        return StorageUnreachable(f"the database cannot go on: {str(error.orig).splitlines()[0]}; try again later")
+    return None

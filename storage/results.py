@@ -1,0 +1,359 @@
+"""What a study knows beyond Optuna: settings, references, candidates, scores, artifacts. Not leases: leases.py."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
+
+from storage import leases
+from storage.errors import BadValue, ForeignStudy, SettingsDiffer, UnknownStudy
+from storage.store import Store
+
+LEASE_SECONDS = 60.0
+NOT_SET = "(not set)"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A study as it is stored: `trials` asked for in all, `created` whether this call made it."""
+
+    trials: int
+    settings: Mapping[str, Any]
+    created: bool
+
+
+@dataclass(frozen=True)
+class References:
+    """What joint_reward is measured against. `scores`: name -> (value, low, high) of the untouched base."""
+
+    q_base: float
+    q_real: float
+    m_base: float
+    scores: Mapping[str, tuple[float, float, float]]
+    base: Any
+
+
+@dataclass(frozen=True)
+class Running:
+    """One trial that somebody runs now; `seconds` since it was leased."""
+
+    trial_id: int
+    number: int
+    worker: str
+    words: str | None
+    stage: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A study at this moment. `seconds` is the mean duration of its finished trials, None if none is finished."""
+
+    counts: leases.Counts
+    running: tuple[Running, ...]
+    front: int
+    seconds: float | None
+
+
+def register(
+    store: Store,
+    study_id: int,
+    trials: int | None,
+    binding: Mapping[str, Any],
+    free: Mapping[str, Any],
+    *,
+    objectives: Sequence[str],
+    directions: Mapping[str, str],
+    quality: str,
+    memorization: str,
+    reward_weight: float = 0.5,
+    lease_seconds: float = LEASE_SECONDS,
+) -> Registered:
+    """Creates the study's row, or joins it; from then on the database watches over its trials.
+
+    `binding`, the objectives and the weight must be what is stored; `free` replaces what is stored; `trials` may grow
+    but never shrinks, and None (a worker that joins) leaves it. `directions`: score name -> "minimize" or "maximize".
+    Raises SettingsDiffer, ForeignStudy (it has started trials but is not registered), BadValue (None trials or no such
+    study, where it must be created).
+    """
+    given = _as_stored({"binding": {**binding, **_fixed(objectives, reward_weight)}, "free": dict(free)})
+    with leases.translated(), store.engine.begin() as connection:
+        query = "SELECT study_name FROM studies WHERE study_id = :id FOR UPDATE"
+        name = connection.scalar(text(query), {"id": study_id})
+        if name is None:
+            raise BadValue(f"study {study_id} does not exist: create it with Optuna first")
+        query = "SELECT trials, settings FROM peft_pareto.studies WHERE study_id = :id FOR UPDATE"
+        stored = connection.execute(text(query), {"id": study_id}).one_or_none()
+        if stored is not None:
+            _compare(stored.settings["binding"], given["binding"])
+            total = max(stored.trials, trials or 0)
+            query = "UPDATE peft_pareto.studies SET trials = :trials, settings = :settings WHERE study_id = :id"
+            connection.execute(text(query), {"id": study_id, "trials": total, "settings": json.dumps(given)})
+            return Registered(total, given, created=False)
+        query = "SELECT count(*) FROM trials WHERE study_id = :id AND state <> 'WAITING'"
+        if connection.scalar(text(query), {"id": study_id}):
+            raise ForeignStudy(name)
+        if trials is None or trials < 1:
+            raise BadValue(f"trials={trials!r} must be 1 or more to create study {name!r}: start it with --trials N")
+        row = {
+            "study_id": study_id,
+            "trials": int(trials),
+            "lease_seconds": float(lease_seconds),
+            "settings": json.dumps(given),
+            "objectives": json.dumps(list(objectives)),
+            "directions": json.dumps(dict(directions)),
+            "reward_weight": float(reward_weight),
+            "quality": quality,
+            "memorization": memorization,
+        }
+        connection.execute(text(_insert("studies", row)), row)
+        return Registered(int(trials), given, created=True)
+
+
+def study_id(store: Store, name: str) -> int:
+    """The id of a registered study. Raises UnknownStudy."""
+    query = "SELECT o.study_id FROM peft_pareto.studies s JOIN studies o USING (study_id) WHERE o.study_name = :name"
+    with leases.translated(), store.engine.connect() as connection:
+        found = connection.scalar(text(query), {"name": name})
+    if found is None:
+        raise UnknownStudy(name, study_names(store))
+    return found
+
+
+def settings(store: Store, study_id: int) -> Mapping[str, Any] | None:
+    """The stored {"binding": …, "free": …}, None if the study is not registered."""
+    with leases.translated(), store.engine.connect() as connection:
+        query = "SELECT settings FROM peft_pareto.studies WHERE study_id = :id"
+        return connection.scalar(text(query), {"id": study_id})
+
+
+def record_candidate(
+    store: Store,
+    trial_id: int,
+    *,
+    hash: str,
+    words: str,
+    method: str,
+    steps: int,
+    json: Mapping[str, Any],
+    trainable: int | None = None,
+    trainable_share: float | None = None,
+    baseline: str | None = None,
+    yardstick: bool = False,
+) -> None:
+    """What the trial is about to run; called again, it replaces. Raises LeaseLost."""
+    candidate = {
+        "hash": hash,
+        "words": words,
+        "method": method,
+        "steps": int(steps),
+        "trainable": None if trainable is None else int(trainable),
+        "trainable_share": None if trainable_share is None else _number("trainable_share", trainable_share),
+        "json": _as_stored(json),
+        "baseline": baseline,
+        "yardstick": bool(yardstick),
+    }
+    with leases.translated(), store.engine.begin() as connection:
+        query = "SELECT peft_pareto.record_candidate(:trial, CAST(:candidate AS jsonb))"
+        connection.execute(text(query), {"trial": trial_id, "candidate": _dumped(candidate)})
+
+
+def candidate(store: Store, trial_id: int) -> Mapping[str, Any] | None:
+    """The candidate's JSON as it was recorded, None if the trial has none yet."""
+    with leases.translated(), store.engine.connect() as connection:
+        query = "SELECT json FROM peft_pareto.candidates WHERE trial_id = :trial"
+        return connection.scalar(text(query), {"trial": trial_id})
+
+
+def record_scores(
+    store: Store,
+    trial_id: int,
+    scores: Mapping[str, tuple[float, float | None, float | None]],
+    seconds: float | None = None,
+) -> None:
+    """Scores of the trial, name -> (value, low, high), all or none; and how long it took. Again, it replaces.
+
+    Any number type will do, numpy's too. Raises BadValue (NaN or infinite, before anything is written), LeaseLost.
+    """
+    rows = [
+        {"trial_id": trial_id, "name": name, "value": _number(name, value), "low": _bound(name, low),
+         "high": _bound(name, high)}
+        for name, (value, low, high) in scores.items()
+    ]  # fmt: skip
+    took = None if seconds is None else _number("seconds", seconds)
+    insert = _insert("scores", ("trial_id", "name", "value", "low", "high"))
+    replace = "value = excluded.value, low = excluded.low, high = excluded.high"
+    with leases.translated(), store.engine.begin() as connection:
+        if rows:
+            connection.execute(text(f"{insert} ON CONFLICT (trial_id, name) DO UPDATE SET {replace}"), rows)
+        if took is not None:
+            query = "UPDATE peft_pareto.candidates SET seconds = :seconds WHERE trial_id = :trial"
+            connection.execute(text(query), {"seconds": took, "trial": trial_id})
+
+
+def record_references(
+    store: Store,
+    study_id: int,
+    *,
+    q_base: float,
+    q_real: float,
+    m_base: float,
+    scores: Mapping[str, tuple[float, float, float]],
+    base: Any = None,
+) -> References:
+    """Scores of the base and of real pictures. The first writer wins; gives what is stored. Raises BadValue."""
+    given = {
+        "q_base": _number("q_base", q_base),
+        "q_real": _number("q_real", q_real),
+        "m_base": _number("m_base", m_base),
+        "scores": {name: [_number(name, one) for one in score] for name, score in scores.items()},
+        "base": base,
+    }
+    with leases.translated(), store.engine.begin() as connection:
+        query = "SELECT * FROM peft_pareto.record_references(:study, CAST(:given AS jsonb))"
+        row = connection.execute(text(query), {"study": study_id, "given": _dumped(given)}).one_or_none()
+    if row is None:
+        raise BadValue(f"study {study_id} is not registered: call results.register first")
+    return _references(row)
+
+
+def references(store: Store, study_id: int) -> References | None:
+    """The stored references, None until somebody has measured them."""
+    query = "SELECT * FROM peft_pareto.studies WHERE study_id = :id AND reference_scores IS NOT NULL"
+    with leases.translated(), store.engine.connect() as connection:
+        row = connection.execute(text(query), {"id": study_id}).one_or_none()
+    return None if row is None else _references(row)
+
+
+def find_duplicate(store: Store, study_id: int, hash: str, trial_id: int) -> int | None:
+    """Number of another trial with this candidate that is finished, running, or failed by the candidate's own fault.
+
+    Of two running trials with one candidate only the one that was recorded later is the duplicate.
+    """
+    with leases.translated(), store.engine.connect() as connection:
+        query = "SELECT peft_pareto.duplicate_of(:study, :hash, :trial)"
+        return connection.scalar(text(query), {"study": study_id, "hash": hash, "trial": trial_id})
+
+
+def joint_reward(store: Store, study_id: int, q: float, m: float) -> float | None:
+    """The reward of quality q and memorization m by the study's references; None until its yardstick is finished,
+    or if the references leave no room (sql/front.sql)."""
+    with leases.translated(), store.engine.connect() as connection:
+        query = "SELECT peft_pareto.joint_reward(CAST(:study AS integer), :q, :m)"
+        return connection.scalar(text(query), {"study": study_id, "q": _number("q", q), "m": _number("m", m)})
+
+
+def front(store: Store, study_name: str) -> list[dict[str, Any]]:
+    """The rows of the view pareto_front for this study, by trial number. Raises UnknownStudy."""
+    return _view(store, "pareto_front", study_name)
+
+
+def trials(store: Store, study_name: str) -> list[dict[str, Any]]:
+    """The rows of the view trial_scores for this study, by trial number. Raises UnknownStudy."""
+    return _view(store, "trial_scores", study_name)
+
+
+def study_names(store: Store) -> tuple[str, ...]:
+    """Names of the registered studies, the newest first."""
+    query = "SELECT study_name FROM peft_pareto.studies s JOIN studies o USING (study_id) ORDER BY s.created_at DESC"
+    with leases.translated(), store.engine.connect() as connection:
+        return tuple(connection.scalars(text(query)))
+
+
+def progress(store: Store, study_id: int) -> Progress:
+    """Counts, running trials, size of the front and mean duration, for the display."""
+    counts = leases.counts(store, study_id)
+    mean = (
+        "SELECT avg(c.seconds) FROM peft_pareto.candidates c JOIN trials t USING (trial_id) "
+        "WHERE c.study_id = :id AND t.state IN ('COMPLETE', 'PRUNED')"
+    )
+    with leases.translated(), store.engine.connect() as connection:
+        rows = connection.execute(text("SELECT * FROM peft_pareto.running(:id)"), {"id": study_id}).all()
+        size = connection.scalar(text("SELECT count(*) FROM peft_pareto.front_of(:id)"), {"id": study_id})
+        seconds = connection.scalar(text(mean), {"id": study_id})
+    return Progress(counts, tuple(Running(**row._mapping) for row in rows), int(size), seconds)
+
+
+def record_artifact(store: Store, trial_id: int, kind: str, path: str) -> None:
+    """Notes a file that the trial has written ("weights", "picture", …). Raises LeaseLost."""
+    row = {"trial_id": trial_id, "kind": kind, "path": path}
+    with leases.translated(), store.engine.begin() as connection:
+        connection.execute(text(_insert("artifacts", row) + " ON CONFLICT DO NOTHING"), row)
+
+
+def artifacts(store: Store, study_id: int, kind: str) -> dict[int, list[str]]:
+    """Paths of that kind by trial number."""
+    query = (
+        "SELECT t.number, a.path FROM peft_pareto.artifacts a JOIN trials t USING (trial_id) "
+        "WHERE t.study_id = :id AND a.kind = :kind ORDER BY t.number, a.path"
+    )
+    found: dict[int, list[str]] = {}
+    with leases.translated(), store.engine.connect() as connection:
+        for number, path in connection.execute(text(query), {"id": study_id, "kind": kind}):
+            found.setdefault(number, []).append(path)
+    return found
+
+
+def forget_artifact(store: Store, path: str) -> None:
+    """Removes the note of a file that was deleted; anybody may, also after the trial's end."""
+    with leases.translated(), store.engine.begin() as connection:
+        connection.execute(text("DELETE FROM peft_pareto.artifacts WHERE path = :path"), {"path": path})
+
+
+def _view(store: Store, view: str, study_name: str) -> list[dict[str, Any]]:
+    names = study_names(store)
+    if study_name not in names:
+        raise UnknownStudy(study_name, names)
+    with leases.translated(), store.engine.connect() as connection:
+        rows = connection.execute(text(f"SELECT * FROM {view} WHERE study = :name"), {"name": study_name})
+        return [dict(row) for row in rows.mappings()]
+
+
+def _references(row: Any) -> References:
+    scores = {name: tuple(score) for name, score in row.reference_scores.items()}
+    return References(row.q_base, row.q_real, row.m_base, scores, row.base)
+
+
+def _fixed(objectives: Sequence[str], reward_weight: float) -> dict[str, Any]:
+    return {"objectives": list(objectives), "reward_weight": float(reward_weight)}
+
+
+def _compare(stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    for name in sorted({*stored, *given}):
+        if stored.get(name, NOT_SET) != given.get(name, NOT_SET):
+            raise SettingsDiffer(name, stored.get(name, NOT_SET), given.get(name, NOT_SET))
+
+
+def _insert(table: str, columns: Iterable[str]) -> str:
+    names = tuple(columns)
+    return f"INSERT INTO peft_pareto.{table} ({', '.join(names)}) VALUES ({', '.join(':' + name for name in names)})"
+
+
+def _dumped(value: Any) -> str:
+    # jsonb can hold no NUL character.
+    return json.dumps(value, allow_nan=False).replace("\\u0000", "")
+
+
+def _as_stored(value: Any) -> Any:
+    """The value as it comes back from jsonb: tuples are lists, keys are text."""
+    try:
+        return json.loads(_dumped(value))
+    except (TypeError, ValueError) as error:
+        raise BadValue(f"settings cannot be stored as JSON: {error}; use plain values") from error
+
+
+def _number(name: str, value: Any) -> float:
+    # psycopg2 writes a numpy.float64 as `np.float64(…)`, which is not SQL.
+    number = float(value)
+    if not math.isfinite(number):
+        raise BadValue(f"{name}={number} must be a finite number: settle the trial as failed instead")
+    return number
+
+
+def _bound(name: str, value: Any) -> float | None:
+    return None if value is None else _number(f"bound of {name}", value)

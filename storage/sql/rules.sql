@@ -1,0 +1,46 @@
+-- What several files need: who is asking, and how a refusal looks. `optuna.` stands for the schema of Optuna's tables.
+-- SQLSTATEs: PP002 lease lost. 23PP1 study full and 23PP3 no worker are of class 23 (integrity), since Optuna tries any
+-- other error of a new trial five times, with pauses, before it tells. PP002 must not be of class 23: Optuna would take
+-- it for a lost race in set_trial_state_values and say nothing.
+
+-- The worker's name that the connection carries, NULL if none. Locks nothing.
+CREATE OR REPLACE FUNCTION peft_pareto.worker() RETURNS text LANGUAGE sql STABLE AS
+$$ SELECT nullif(current_setting('peft_pareto.worker', true), '') $$;
+
+-- Raises PP002; the data for Python's LeaseLost are in DETAIL. Locks nothing.
+CREATE OR REPLACE FUNCTION peft_pareto.refuse(trial integer, why text) RETURNS void LANGUAGE plpgsql AS
+$$
+BEGIN
+    RAISE EXCEPTION 'trial % may not be written by worker %: %', trial, coalesce(peft_pareto.worker(), '(none)'), why
+        USING ERRCODE = 'PP002',
+              DETAIL = json_build_object('trial', trial, 'worker', peft_pareto.worker(), 'why', why)::text;
+END
+$$;
+
+-- Why the connection's worker may not write the trial now, NULL if it may. Locks the lease FOR SHARE until the
+-- transaction ends, so that a write that was allowed is committed before the trial can expire or finish. The state may
+-- have left RUNNING within this very transaction (xmin): Optuna writes a trial's values after its state.
+CREATE OR REPLACE FUNCTION peft_pareto.objection(trial integer) RETURNS text LANGUAGE plpgsql AS
+$$
+DECLARE
+    held record;
+BEGIN
+    SELECT l.worker, l.expires_at, l.outcome, t.state, t.xmin = pg_current_xact_id()::xid AS ours INTO held
+        FROM peft_pareto.leases l JOIN optuna.trials t ON t.trial_id = l.trial_id
+        WHERE l.trial_id = trial FOR SHARE OF l;
+    RETURN CASE
+        WHEN NOT FOUND THEN 'nobody holds a lease on it'
+        WHEN held.worker IS DISTINCT FROM peft_pareto.worker() THEN format('its lease belongs to %s', held.worker)
+        WHEN held.outcome = 'expired' OR held.expires_at <= clock_timestamp()
+            THEN format('its lease ran out at %s', held.expires_at)
+        WHEN held.state <> 'RUNNING' AND NOT held.ours THEN format('it is already %s', held.state)
+    END;
+END
+$$;
+
+-- Is the trial in a study of ours? Locks nothing.
+CREATE OR REPLACE FUNCTION peft_pareto.is_ours(trial integer) RETURNS boolean LANGUAGE sql STABLE AS
+$$
+    SELECT EXISTS (SELECT FROM optuna.trials t JOIN peft_pareto.studies s ON s.study_id = t.study_id
+                   WHERE t.trial_id = trial)
+$$;

@@ -1,0 +1,193 @@
+"""The embedded server as processes share it, and after each way in which a former run can have ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from storage import cluster, embedded
+from storage.errors import FolderUnusable
+
+
+@pytest.fixture
+def home(short_folder: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """An empty data folder whose server, if any, is stopped afterwards."""
+    folder = short_folder / f"h{abs(hash(request.node.name)) % 10**6}"
+    yield folder
+    embedded.stop(folder)
+
+
+def _query(url: str, sql: str) -> list[tuple]:
+    connection = psycopg2.connect(url)
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(sql)
+            return cursor.fetchall() if cursor.description else []
+    finally:
+        connection.close()
+
+
+def _postmaster(home: Path) -> int:
+    return int((home / "postgres" / "postmaster.pid").read_text().splitlines()[0])
+
+
+def _start_elsewhere(home: Path) -> subprocess.Popen:
+    script = "import sys; from storage import embedded; print(embedded.start(sys.argv[1]))"
+    return subprocess.Popen([sys.executable, "-c", script, str(home)], stdout=subprocess.PIPE, text=True)
+
+
+def test_two_launches_at_once_share_one_server_that_outlives_them(home: Path) -> None:
+    launches = [_start_elsewhere(home) for _ in range(2)]
+    urls = {launch.communicate(timeout=120)[0].strip() for launch in launches}
+    assert [launch.returncode for launch in launches] == [0, 0]
+    (url,) = urls
+    assert url == embedded.start(home)
+    assert _query(url, "SELECT current_database(), current_setting('max_connections')") == [("peft_pareto", "200")]
+    assert _query(url, "SHOW server_version")[0][0].startswith("18")
+    assert embedded.stop(home) is True
+    assert embedded.stop(home) is False
+    with pytest.raises(psycopg2.OperationalError):
+        _query(url, "SELECT 1")
+
+
+def test_kill_9_loses_nothing_and_the_next_launch_recovers(home: Path) -> None:
+    url = embedded.start(home)
+    _query(url, "CREATE TABLE kept AS SELECT 7 AS seven")
+    os.kill(_postmaster(home), signal.SIGKILL)
+    # At once: the killed server's children may still be there.
+    assert embedded.start(home) == url
+    assert _query(url, "SELECT * FROM kept") == [(7,)]
+
+
+@pytest.mark.parametrize("left", ["another's pid", "cut short", "socket lock of another"])
+def test_stale_lock_files_do_not_keep_it_from_starting(home: Path, left: str) -> None:
+    url = embedded.start(home)
+    embedded.stop(home)
+    data = home / "postgres"
+    mine = f"{os.getpid()}\n{data}\n{int(time.time())}\n5432\n{data}\n\n  1  2\nready   \n"
+    if left == "cut short":
+        (data / "postmaster.pid").write_text("")
+    elif left == "another's pid":
+        (data / "postmaster.pid").write_text(mine)
+    else:
+        (data / f"{cluster.SOCKET}.lock").write_text(mine)
+        (data / cluster.SOCKET).touch()
+    assert embedded.start(home) == url
+    assert _query(url, "SELECT 1") == [(1,)]
+
+
+def test_a_killed_initdb_is_put_aside(home: Path) -> None:
+    data = home / "postgres"
+    (home / "postgres.new-killed").mkdir(parents=True)
+    data.mkdir()
+    (data / "PG_VERSION").write_text("18\n")
+    assert _query(embedded.start(home), "SELECT 1") == [(1,)]
+    assert (home / "postgres.unfinished-1" / "PG_VERSION").exists()
+    assert not list(home.glob("postgres.new-*"))
+
+
+def test_a_long_path_with_spaces_and_umlauts(short_folder: Path) -> None:
+    home = short_folder / "Zusätzliche Daten, auch: für 'uns'" / ("x" * 120)
+    try:
+        url = embedded.start(home)
+        assert _query(url, "SELECT 1") == [(1,)]
+        os.kill(_postmaster(home), signal.SIGKILL)
+        assert embedded.start(home) == url
+        assert _query(url, "SELECT 1") == [(1,)]
+    finally:
+        embedded.stop(home)
+
+
+def test_a_users_pg_variables_do_not_lead_astray(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PGPORT": "6543", "PGHOST": "nowhere", "PGDATA": "/nowhere", "LC_ALL": "xx_YY.UTF-8"}.items():
+        monkeypatch.setenv(name, value)
+    assert _query(embedded.start(home), "SELECT 1") == [(1,)]
+
+
+def test_the_data_folder_follows_the_variable(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(embedded.HOME_VARIABLE, str(home))
+    assert embedded.data_root() == home
+    monkeypatch.delenv(embedded.HOME_VARIABLE)
+    assert embedded.data_root().name == "peft-pareto"
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(short_folder: Path) -> None:
+    (short_folder / "file").touch()
+    with pytest.raises(FolderUnusable, match=f"{embedded.HOME_VARIABLE}") as caught:
+        embedded.start(short_folder / "file" / "below")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "way_out"),
+    [
+        ('x\ninitdb: error: could not create file "a": No space left on device\n', "disk is full"),
+        ("2026 FATAL:  could not write lock file: No space left on device\n", "disk is full"),
+        ("initdb: error: could not access directory: Permission denied", "make it writable"),
+        ("FATAL:  something else", "server.log"),
+        ("", "server.log"),
+    ],
+)
+def test_what_postgres_says_becomes_one_line(said: str, way_out: str) -> None:
+    line = str(FolderUnusable(cluster.explained(Path("/data"), said)))
+    assert way_out in line and "\n" not in line
+
+
+def test_another_postgres_version_is_refused(home: Path) -> None:
+    data = home / "postgres"
+    (data / "global").mkdir(parents=True)
+    (data / "global" / "pg_control").touch()
+    (data / "PG_VERSION").write_text("16\n")
+    with pytest.raises(FolderUnusable, match="made by PostgreSQL 16"):
+        embedded.start(home)
+
+
+def test_a_server_of_another_machine_is_not_doubled(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded.start(home)
+    embedded.stop(home)
+    note = home / "postgres.machine.json"
+    note.write_text(json.dumps({"host": "node7", "boot": "another"}))
+    (home / "postgres" / "postmaster.pid").write_text("4242\n")
+    monkeypatch.setattr(embedded, "SHARED", ("",))
+    with pytest.raises(FolderUnusable, match="'node7'"):
+        embedded.start(home)
+    monkeypatch.undo()
+    # On a disk of this machine only, it can be nothing but the remains of a container.
+    assert _query(embedded.start(home), "SELECT 1") == [(1,)]
+
+
+def test_root_opens_its_private_folders_to_the_server_alone(home: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root hands the server to another user, and these tests do not run as root")
+    private = home / "root's home"
+    private.mkdir(parents=True)
+    private.chmod(0o700)
+    url = embedded.start(private / "data")
+    try:
+        assert _query(url, "SELECT 1") == [(1,)]
+        status = private.stat()
+        assert stat.S_IMODE(status.st_mode) == 0o710
+        assert status.st_uid == 0 and status.st_gid != 0
+    finally:
+        embedded.stop(private / "data")
+
+
+def test_root_leaves_a_folder_alone_that_a_group_uses(home: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root hands the server to another user, and these tests do not run as root")
+    shared = home / "group"
+    shared.mkdir(parents=True)
+    shared.chmod(0o750)
+    with pytest.raises(FolderUnusable, match="chmod o"):
+        embedded.start(shared / "data")
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o750

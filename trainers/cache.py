@@ -1,0 +1,48 @@
+"""Arrays that are computed once and shared: memory-mapped, keyed by content, safe against two processes and a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+
+def key_of(*parts: object) -> str:
+    """A short name for whatever JSON can write; equal parts give equal names."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def remember(folder: Path, kind: str, key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays under folder/kind/key, made by `make` if they are not there yet; read-only memory maps.
+
+    One process makes them while others wait. They appear by a rename, so a process that is killed leaves only a
+    temporary folder, which the next one removes. Raises OSError if the disk is full; nothing half-written is then kept.
+    """
+    home = folder / kind / key
+    if not home.is_dir():
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{home}.lock"):
+            if not home.is_dir():
+                write(home, make())
+    return {file.stem: np.load(file, mmap_mode="r") for file in sorted(home.glob("*.npy"))}
+
+
+def write(home: Path, arrays: dict[str, np.ndarray]) -> None:
+    unfinished = home.with_name(home.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed; the lock is ours
+    unfinished.mkdir()
+    try:
+        for name, array in arrays.items():
+            with (unfinished / f"{name}.npy").open("wb") as stream:
+                np.save(stream, np.ascontiguousarray(array))
+                stream.flush()
+                os.fsync(stream.fileno())
+        unfinished.rename(home)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,0 +1,9 @@
+"""Attention tuning: the weights of the attention layers (arXiv 2305.08252)."""
+
+from trainers.methods.direct import Direct
+
+
+class Attention(Direct):
+    name, title = "attention", "attention tuning"
+    kinds = (("self-attention", "cross-attention"), ("self-attention",), ("cross-attention",))
+    learning_rates, reference_rate = (5e-4, 6e-3), 3e-3

@@ -1,0 +1,187 @@
+"""Captioned pictures that are not chests: soft ellipses, families of curved stripes, thin curves and markers on smooth grounds.
+
+The miniature is pre-trained on these alone. They share with radiographs only what an auto-encoder needs (soft edges, fine
+curves, grey levels) and the words of position, size and degree; no anatomy is drawn here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from importlib.resources import files
+
+import numpy as np
+
+SIZE = 64  # pixels a side
+CURVE_POINTS = 20  # samples along a thin curve; neighbours are then less than three pixels apart
+ELLIPSES, STRIPES, CURVES, MARKERS = 7, 3, 4, 2  # most shapes of a kind in one picture
+GREY_SHARE = 0.7  # radiographs are grey; colour keeps the three channels of the auto-encoder from collapsing
+
+COLOURS = {"red": (1, 0.25, 0.2), "green": (0.3, 0.9, 0.3), "blue": (0.25, 0.4, 1), "yellow": (1, 0.9, 0.3)}
+ROWS, COLUMNS = ("upper", "mid", "lower"), ("left", "middle", "right")
+GROUNDS = ("black", "dark", "grey", "light")
+
+
+def words() -> tuple[str, ...]:
+    """The vocabulary of reports, each word of which names one shape of its own (`named_ellipse`)."""
+    return tuple((files("trainers.miniature") / "words.txt").read_text().split())
+
+
+@dataclass
+class Scene:
+    """Shapes of one picture in units of the picture's side (0..1), and the phrases that describe them."""
+
+    ground: tuple[float, float, float, float]  # level, slope in x, slope in y, amplitude of the smooth field
+    ellipses: list[tuple] = field(default_factory=list)  # x, y, radius x, radius y, angle, softness, delta
+    stripes: list[tuple] = field(default_factory=list)  # x, y, radius, angle, cycles, bend, phase, sharpness, delta
+    curves: list[tuple] = field(default_factory=list)  # x0, y0, x1, y1, x2, y2, width, delta
+    markers: list[tuple] = field(default_factory=list)  # x, y, width, height, delta
+    grain: float = 0.0
+    tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    phrases: list[str] = field(default_factory=list)
+
+    @property
+    def caption(self) -> str:
+        return ", ".join(self.phrases)
+
+
+def named_ellipse(word: str) -> tuple:
+    """The one ellipse that `word` stands for, the same in every picture: place, size and sign come from its hash."""
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big"))
+    x, y = rng.uniform(0.15, 0.85, 2)
+    rx, ry = np.exp(rng.uniform(np.log(0.06), np.log(0.25), 2))
+    return (x, y, rx, ry, rng.uniform(0, np.pi), rng.uniform(0.1, 0.5), rng.choice([-1, 1]) * rng.uniform(0.25, 0.6))
+
+
+def place(x: float, y: float) -> str:
+    return f"{ROWS[min(int(y * 3), 2)]} {COLUMNS[min(int(x * 3), 2)]}"
+
+
+def compose(rng: np.random.Generator, vocabulary: tuple[str, ...]) -> Scene:
+    """One random scene with its caption; everything that a reader of the caption could ask for is in it."""
+    level = rng.uniform(0.02, 0.85)
+    scene = Scene((level, *rng.normal(0, 0.15, 2), rng.choice([0.0, rng.uniform(0.02, 0.25)])))
+    scene.phrases.append(f"{GROUNDS[min(int(level / 0.85 * 4), 3)]} ground")
+    if rng.random() > GREY_SHARE:
+        colour = rng.choice(list(COLOURS))
+        scene.tint = COLOURS[colour]
+        scene.phrases.append(str(colour))
+    for _ in range(rng.integers(0, 4)):
+        x, y = rng.uniform(0.05, 0.95, 2)
+        rx, ry = np.exp(rng.uniform(np.log(0.03), np.log(0.45), 2))
+        delta = rng.choice([-1, 1]) * rng.uniform(0.08, 0.75)
+        scene.ellipses.append((x, y, rx, ry, rng.uniform(0, np.pi), rng.uniform(0.03, 0.6), delta))
+        size = ("small", "moderate", "large")[min(int(np.sqrt(rx * ry) / 0.1), 2)]
+        scene.phrases.append(f"{size} {'bright opacity' if delta > 0 else 'dark lucency'} {place(x, y)}")
+    for word in rng.choice(vocabulary, rng.integers(0, 4), replace=False):
+        scene.ellipses.append(named_ellipse(word))
+        scene.phrases.append(str(word))
+    for _ in range(rng.choice([0, 1, 1, 2, 3])):
+        x, y, radius = *rng.uniform(0.1, 0.9, 2), rng.uniform(0.15, 0.7)
+        cycles, delta = rng.uniform(2.5, 11), np.exp(rng.uniform(np.log(0.03), np.log(0.3)))
+        scene.stripes.append((x, y, radius, rng.uniform(0, np.pi), cycles, rng.normal(0, 0.8),
+                              rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 4), delta))
+        scene.phrases.append(f"{'mild' if delta < 0.1 else 'marked'} {'fine' if cycles > 6.5 else 'coarse'} stripes {place(x, y)}")
+    for _ in range(rng.choice([0, 0, 1, 2, 3])):
+        points = np.clip(rng.uniform(-0.1, 1.1, 2) + np.concatenate([np.zeros(2), rng.normal(0, 0.4, 4)]).reshape(3, 2), -0.2, 1.2)
+        scene.curves.append((*points.ravel(), rng.uniform(0.5, 1.6) / SIZE, rng.choice([-1, 1, 1, 1]) * rng.uniform(0.15, 0.8)))
+        scene.phrases.append(f"thin line {place(*np.clip(points[1], 0, 0.99))}")
+    for _ in range(rng.choice([0, 0, 0, 1, 2])):
+        x, y = rng.uniform(0.05, 0.95, 2)
+        scene.markers.append((x, y, *rng.uniform(0.015, 0.09, 2), rng.choice([-1, 1, 1]) * rng.uniform(0.3, 0.9)))
+        scene.phrases.append(f"marker {place(x, y)}")
+    scene.grain = rng.choice([0.0, rng.uniform(0, 0.05)])
+    tail = scene.phrases[1:]
+    rng.shuffle(tail)
+    scene.phrases[1:] = tail
+    return scene
+
+
+def table(scenes: list[Scene], kind: str, most: int, width: int) -> np.ndarray:
+    """The shapes of one kind: (scenes, most, width), rows of zeros where a scene has fewer (delta 0 draws nothing)."""
+    out = np.zeros((len(scenes), most, width), np.float32)
+    out[..., 2:4] = 1.0  # radii of absent shapes: anything but zero
+    for row, scene in zip(out, scenes):
+        shapes = getattr(scene, kind)[:most]
+        if shapes:
+            row[: len(shapes)] = shapes
+    return out
+
+
+def soft_step(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(x, -30, 30)))
+
+
+def render(scenes: list[Scene], rng: np.random.Generator) -> np.ndarray:
+    """Pictures of the scenes: (n, 64, 64, 3) uint8."""
+    n = len(scenes)
+    axis = (np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    ground = np.array([s.ground for s in scenes], np.float32)[..., None, None]
+    image = ground[:, 0] + ground[:, 1] * (x - 0.5) + ground[:, 2] * (y - 0.5) + ground[:, 3] * smooth_field(n, rng)
+
+    x0, y0, rx, ry, angle, softness, delta = np.moveaxis(table(scenes, "ellipses", ELLIPSES, 7), 2, 0)[..., None, None]
+    u = ((x - x0) * np.cos(angle) + (y - y0) * np.sin(angle)) / rx
+    v = ((y - y0) * np.cos(angle) - (x - x0) * np.sin(angle)) / ry
+    edge = np.maximum(softness, 0.6 / SIZE / np.minimum(rx, ry))  # no edge is sharper than a pixel
+    for k in range(ELLIPSES):
+        image += delta[:, k] * soft_step((1 - np.sqrt(u[:, k] ** 2 + v[:, k] ** 2)) / edge[:, k] * 2)
+
+    x0, y0, radius, angle, cycles, bend, phase, sharp, delta = np.moveaxis(table(scenes, "stripes", STRIPES, 9), 2, 0)[..., None, None]
+    u = (x - x0) * np.cos(angle) + (y - y0) * np.sin(angle)
+    v = (y - y0) * np.cos(angle) - (x - x0) * np.sin(angle)
+    wave = np.tanh(sharp * np.sin(2 * np.pi * cycles * (u + bend * v**2) + phase)) * soft_step((radius - np.hypot(u, v)) / 0.06)
+    image += (delta * wave).sum(1)
+
+    image += thin_curves(table(scenes, "curves", CURVES, 8), x, y)
+    x0, y0, w, h, delta = np.moveaxis(table(scenes, "markers", MARKERS, 5), 2, 0)[..., None, None]
+    inside = soft_step((w - np.abs(x - x0)) * SIZE * 3) * soft_step((h - np.abs(y - y0)) * SIZE * 3)
+    image += (delta * inside).sum(1)
+
+    image += np.array([s.grain for s in scenes], np.float32)[:, None, None] * rng.standard_normal(image.shape, np.float32)
+    tinted = np.clip(image, 0, 1)[..., None] * np.array([s.tint for s in scenes], np.float32)[:, None, None, :]
+    return np.round(tinted * 255).astype(np.uint8)
+
+
+def thin_curves(shapes: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Quadratic Bézier curves as lines of their width: shapes (n, k, 8), x and y (64, 64) → (n, 64, 64)."""
+    t = np.linspace(0, 1, CURVE_POINTS, dtype=np.float32)
+    out = np.zeros((len(shapes), *x.shape), np.float32)
+    for k in range(shapes.shape[1]):
+        drawn = np.flatnonzero(shapes[:, k, 7])
+        if not len(drawn):
+            continue
+        p = shapes[drawn, k]
+        basis = np.stack([(1 - t) ** 2, 2 * t * (1 - t), t**2])
+        px, py = p[:, 0:6:2] @ basis, p[:, 1:6:2] @ basis
+        nearest = np.full((len(drawn), *x.shape), np.inf, np.float32)
+        for i in range(CURVE_POINTS - 1):
+            ax, ay = px[:, i, None, None], py[:, i, None, None]
+            dx, dy = px[:, i + 1, None, None] - ax, py[:, i + 1, None, None] - ay
+            s = np.clip(((x - ax) * dx + (y - ay) * dy) / (dx**2 + dy**2 + 1e-9), 0, 1)
+            np.minimum(nearest, (x - ax - s * dx) ** 2 + (y - ay - s * dy) ** 2, out=nearest)
+        width, delta = p[:, 6, None, None], p[:, 7, None, None]
+        out[drawn] += delta * soft_step((width - np.sqrt(nearest)) * SIZE * 3)
+    return out
+
+
+def smooth_field(n: int, rng: np.random.Generator) -> np.ndarray:
+    """A random field without detail: n × 6 × 6 normal numbers, interpolated by cosine bumps to (n, 64, 64)."""
+    knots = 6
+    centres = np.linspace(0, 1, knots)
+    axis = (np.arange(SIZE) + 0.5) / SIZE
+    bump = np.clip(1 - np.abs(axis[:, None] - centres) * (knots - 1), 0, 1)
+    bump = (0.5 - 0.5 * np.cos(np.pi * bump)).astype(np.float32)
+    return np.einsum("yi,nij,xj->nyx", bump, rng.standard_normal((n, knots, knots), np.float32), bump)
+
+
+def draw(n: int, seed: int) -> tuple[np.ndarray, list[str]]:
+    """n pictures with captions, the same for the same seed: (n, 64, 64, 3) uint8 and n strings."""
+    rng = np.random.default_rng(seed)
+    vocabulary = words()
+    pictures, captions = [], []
+    for start in range(0, n, 64):
+        scenes = [compose(rng, vocabulary) for _ in range(min(64, n - start))]
+        pictures.append(render(scenes, rng))
+        captions += [scene.caption for scene in scenes]
+    return np.concatenate(pictures), captions
