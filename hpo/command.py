@@ -1,27 +1,78 @@
-"""How every command ends: what the user can mend is one line on standard error and exit status 2."""
+"""What all commands share: flags whose mistakes are one line, and how a command ends: that line on standard error, exit status 2."""
 
 from __future__ import annotations
 
+import argparse
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from hpo.errors import SearchError
+from hpo.errors import BadSetting, SearchError
 from metrics.errors import MetricError
 from storage.errors import StorageError
-from trainers.errors import TrainerError
+from trainers.errors import TrainerError, nearest
 
 USAGE = 2
+OUR_ERRORS = (SearchError, TrainerError, MetricError, StorageError)
+DISK_TROUBLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
+
+
+class Parser(argparse.ArgumentParser):
+    """Flags in full only. A mistake raises BadSetting instead of printing the usage and leaving."""
+
+    def __init__(self, **given):
+        super().__init__(allow_abbrev=False, **given)
+
+    def error(self, message: str):
+        raise BadSetting(f"{message.removeprefix('argument ')}: see {self.prog} --help")
+
+    def parse_args(self, arguments: Sequence[str] | None = None, namespace=None) -> argparse.Namespace:
+        given, unknown = self.parse_known_args(arguments, namespace)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+            word = unknown[0].partition("=")[0]
+            raise BadSetting(f"{word!r} is no flag of {self.prog}: take {nearest(word, flags)}")
+        return given
+
+
+def whole(text: str) -> int:
+    """A flag's whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, write one like 20") from None
+
+
+def decimal(text: str) -> float:
+    """A flag's number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number, write one like 0.5") from None
+
+
+def store_url(given: str | None) -> str:
+    """The --storage that was given, even if empty (which is refused when it is opened), else the embedded server's, started if need be."""
+    if given is not None:
+        return given
+    from storage import embedded
+
+    return embedded.start()
+
+
+def one_line(error: BaseException) -> str:
+    """What the user reads of an error: its message on one line."""
+    return " ".join(str(error).split())
 
 
 def one_line_errors(main: Callable[[], int]) -> int:
     """Run a command; gives its exit status."""
     try:
         return main()
-    except (SearchError, TrainerError, MetricError, StorageError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except OUR_ERRORS as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if error.errno not in DISK_TROUBLE:
             raise
         print(f"error: {error.filename or 'a file'} cannot be written ({error.strerror}): free some space or choose another folder; "
               "finished trials are safe in the database", file=sys.stderr)

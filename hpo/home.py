@@ -8,6 +8,7 @@ from pathlib import Path
 
 from storage.embedded import HOME_VARIABLE, data_root
 
+
 def phantoms_folder() -> Path:
     return data_root() / "phantoms"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,8 @@ from trainers.units import walk
 
 LOSS_STREAM, NOISE_STREAM, TRAINING_STREAM = range(3)  # independent random streams of one study seed
 LOSS_SPAN = (0.0, 1.0)  # part of the noise schedule that the loss gap looks at
+
+STAGES_A_TRAINING = 20  # reports of a step that was reached
 
 Stage = Callable[[str], None]
 
@@ -147,21 +149,11 @@ class InnerLoop:
                             Generated(self.encoder.encode(twin_pixels), own, twin_latents), self.losses("train"), self.losses("twin"))
         return measured, twin_pixels
 
-    def train(self, candidate: Candidate, number: int, side: str = "train", on_stage: Stage = lambda stage: None) -> tuple[Subset, float, float]:
-        """Fine-tune the candidate on a side; gives the subset (to be restored by the caller), the last loss and seconds."""
-        seed = seed_of(self.settings.seed, TRAINING_STREAM, number)
+    def apply(self, candidate: Candidate, seed: int) -> Subset:
+        """Make the candidate's parameters trainable; the caller must `restore` the subset."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # an adapter's initial factors
-            subset = method(candidate.method).apply(self.pipeline.unet, self.units, candidate)
-        plan = Plan(candidate.steps, candidate.learning_rate, self.settings.batch_size, seed, precision=self.settings.precision)
-        every = max(candidate.steps // 20, 1)
-        try:
-            done = fit(self.pipeline.unet, self.scheduler, subset, self.examples[side], plan,
-                       lambda step: on_stage(f"step {step} of {candidate.steps}") if step == 1 or step % every == 0 else None)
-        except BaseException:
-            subset.restore()
-            raise
-        return subset, done.loss, done.seconds
+            return method(candidate.method).apply(self.pipeline.unet, self.units, candidate)
 
     def evaluate(self, candidate: Candidate, number: int, on_stage: Stage = lambda stage: None, keep: Path | None = None) -> Result:
         """Fine-tune, generate, score. `number` is the trial's: it seeds training, so that a trial can be repeated exactly.
@@ -169,8 +161,12 @@ class InnerLoop:
         keep: file for the subset's tensors, or None. Raises TrainingDiverged, BadSelection: the candidate's own fault.
         """
         started = time.monotonic()
-        subset, loss, training = self.train(candidate, number, on_stage=on_stage)
+        seed = seed_of(self.settings.seed, TRAINING_STREAM, number)
+        every = max(candidate.steps // STAGES_A_TRAINING, 1)
+        subset = self.apply(candidate, seed)
         try:
+            done = fit(self.pipeline.unet, self.scheduler, subset, self.examples["train"], self.plan(candidate, seed),
+                       lambda step: on_stage(f"step {step} of {candidate.steps}") if step == 1 or step % every == 0 else None)
             measured, twin_pixels = self.measure(on_stage)
             if keep is not None:
                 checkpoint.save(keep, subset, candidate, self.pipeline.hash)
@@ -178,6 +174,31 @@ class InnerLoop:
         finally:
             subset.restore()
         scores = evaluate(self.references, measured)
-        seconds = {"training": training, "total": time.monotonic() - started}
-        return Result(scores, trainable, trainable / self.units.total, loss, seconds, twin_pixels)
+        seconds = {"training": done.seconds, "total": time.monotonic() - started}
+        return Result(scores, trainable, trainable / self.units.total, done.loss, seconds, twin_pixels)
 
+    def plan(self, candidate: Candidate, seed: int) -> Plan:
+        return Plan(candidate.steps, candidate.learning_rate, self.settings.batch_size, seed, precision=self.settings.precision)
+
+    def path(self, candidate: Candidate, number: int, at: tuple[int, ...], side: str = "train") -> dict[int, tuple[Measured, np.ndarray]]:
+        """One training of max(at) steps, measured at several numbers of steps: what each shorter training would have been.
+
+        That holds because the learning rate does not depend on the steps to come. Gives, by steps, what was measured and
+        the pixels made from twin captions. `side` is learned from; measured is always train against twin.
+        """
+        seed = seed_of(self.settings.seed, TRAINING_STREAM, number)
+        longest = replace(candidate, steps=max(at))
+        subset = self.apply(longest, seed)
+        found: dict[int, tuple[Measured, np.ndarray]] = {}
+
+        def on_step(step: int) -> None:
+            if step in at:
+                self.pipeline.unet.eval()
+                found[step] = self.measure()
+                self.pipeline.unet.train()
+
+        try:
+            fit(self.pipeline.unet, self.scheduler, subset, self.examples[side], self.plan(longest, seed), on_step)
+        finally:
+            subset.restore()
+        return found

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import math
+import re
 import tomllib
+import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from hpo.command import Parser, decimal, whole
 from hpo.errors import BadSetting
 from trainers.errors import nearest
 
-STEP_GRID = 4  # a candidate's steps are a quarter, half, three quarters or all of --steps
+STEP_GRID = 4  # a candidate's steps are about a quarter, half, three quarters or all of --steps
 PRECISIONS = ("fp32", "bf16", "fp16")
 ENGINES = ("local", "ray")
 KEEPS = ("front", "all", "none")
-SAMPLING_STEPS = (2, 1000)
+DEVICE = r"auto|(?:cpu|cuda|mps|xpu)(?::\d+)?"  # what torch.device takes, and auto
+LONGEST_NAME = 200  # characters of a study's name; Optuna's column has 512
+LARGEST = 2**31 - 1  # PostgreSQL's integer
+LEAST = {"trials": 1, "train_images": 10, "steps": 1, "batch_size": 1, "generated": 20, "sampling_steps": 2, "seed": 0, "workers": 1, "resolution": 1}
+TYPE_WORDS = {int: "a whole number", float: "a number", str: "text in quotes", type(None): "left out"}
+METAVARS = {int: "N", float: "NUMBER", str: "TEXT"}
 
 
 def setting(default: Any, group: str, help: str, *, means: bool = False, choices: Sequence[str] = ()) -> Any:
@@ -66,27 +75,10 @@ class Settings:
 
     def check(self) -> Settings:
         """These settings, or BadSetting for the first value that is not allowed."""
-        least = {"trials": 1, "train_images": 10, "steps": 1, "batch_size": 1, "generated": 20, "sampling_steps": 2, "seed": 0}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise BadSetting(f"{flag(name)} {getattr(self, name)}: it must be at least {low}, give a larger number")
-        for name in ("workers", "resolution"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise BadSetting(f"{flag(name)} {getattr(self, name)}: it must be at least 1, or leave the flag out")
-        if not 0 <= self.reward_weight <= 1:
-            raise BadSetting(f"--reward-weight {self.reward_weight:g}: it is a share, take a number from 0 to 1")
-        for name in ("gpus_per_trial", "learning_rate_scale", "guidance_scale"):
-            if not getattr(self, name) > 0:
-                raise BadSetting(f"{flag(name)} {getattr(self, name):g}: it must be above 0, give a larger number")
-        if not self.study.strip() or "\0" in self.study or len(self.study) > 200:
-            raise BadSetting(f"--study {self.study[:40]!r}: a name has 1 to 200 characters and not only spaces, give another")
         for each in fields(self):
-            choices = each.metadata["choices"]
-            if choices and getattr(self, each.name) not in choices:
-                raise BadSetting(f"{flag(each.name)} {getattr(self, each.name)!r} is unknown: take {nearest(str(getattr(self, each.name)), choices)}")
-        if self.model is not None and self.encoder is None:
-            raise BadSetting(f"--model {self.model}: a model of your own needs an --encoder of your own, since the miniature's features "
-                             "say nothing about its pictures; give a CLIP folder, or 'pixels'")
+            check_type(each.name, getattr(self, each.name))
+        self.check_numbers()
+        self.check_words()
         from hpo import objectives, samplers, spaces
 
         objectives.parse(self.objectives)
@@ -94,9 +86,38 @@ class Settings:
         samplers.check(self.sampler)
         return self
 
+    def check_numbers(self) -> None:
+        for name, low in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= LARGEST:
+                rule = f"it must be at least {low}, give a larger number" if value < low else f"it must be at most {LARGEST}, give a smaller number"
+                raise BadSetting(f"{flag(name)} {value}: {rule}{'' if name not in ('workers', 'resolution') else ', or leave the flag out'}")
+        if not 0 <= self.reward_weight <= 1:
+            raise BadSetting(f"--reward-weight {self.reward_weight:g}: it is a share, take a number from 0 to 1")
+        for name in ("gpus_per_trial", "learning_rate_scale", "guidance_scale"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise BadSetting(f"{flag(name)} {getattr(self, name):g}: it must be above 0 and finite, give such a number")
+        if self.gpus_per_trial > 1 and self.gpus_per_trial != int(self.gpus_per_trial):
+            raise BadSetting(f"--gpus-per-trial {self.gpus_per_trial:g}: it must be a share up to 1 or a whole number of GPUs, take {round(self.gpus_per_trial)}")
+
+    def check_words(self) -> None:
+        if not self.study.strip() or len(self.study) > LONGEST_NAME or any(unicodedata.category(c) in ("Cc", "Cs") for c in self.study):
+            raise BadSetting(f"--study {self.study[:40]!r}: a name has 1 to {LONGEST_NAME} characters, not only spaces and no control characters, "
+                             "give another")
+        for each in fields(self):
+            choices, value = each.metadata["choices"], getattr(self, each.name)
+            if choices and value not in choices:
+                raise BadSetting(f"{flag(each.name)} {value!r} is unknown: take {nearest(value, choices)}")
+        check_device(self.device)
+        if self.engine == "ray" and ":" in self.device:
+            raise BadSetting(f"--device {self.device}: with --engine ray it is Ray that chooses among the GPUs, take {self.device.partition(':')[0]}")
+        if self.model is not None and self.encoder is None:
+            raise BadSetting(f"--model {self.model}: a model of your own needs an --encoder of your own, since the miniature's features "
+                             "say nothing about its pictures; give a CLIP folder, or 'pixels'")
+
     @property
     def step_grid(self) -> tuple[int, ...]:
-        """Numbers of steps that a candidate may have, the last of them all."""
+        """Numbers of steps that a candidate may have: --steps and, equally spaced, up to three smaller ones."""
         unit = max(self.steps // STEP_GRID, 1)
         return tuple(range(self.steps - unit * (min(STEP_GRID, self.steps) - 1), self.steps + 1, unit))
 
@@ -106,14 +127,11 @@ class Settings:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Settings:
         """Settings from a mapping of names to values. Raises BadSetting for unknown names and wrong types."""
-        known = {each.name: each for each in fields(cls)}
-        hints = get_type_hints(cls)
+        known = {each.name for each in fields(cls)}
         for name, value in data.items():
             if name not in known:
                 raise BadSetting(f"setting {name!r} is unknown: take {nearest(name, known)}")
-            types = get_args(hints[name]) or (hints[name],)
-            if isinstance(value, bool) or not isinstance(value, (*types, int) if float in types else types):
-                raise BadSetting(f"setting {name} = {value!r}: it must be {' or '.join(getattr(t, '__name__', str(t)) for t in types)}, write it so")
+            check_type(name, value)
         return cls(**data)
 
     def meaning(self) -> dict[str, Any]:
@@ -125,47 +143,61 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-class Help(argparse.ArgumentDefaultsHelpFormatter):
-    """Defaults are shown where there is one."""
-
-    def _get_help_string(self, action):
-        return action.help if action.default is None or "(default" in action.help else super()._get_help_string(action)
+def types_of(name: str) -> tuple[type, ...]:
+    hint = get_type_hints(Settings)[name]
+    return get_args(hint) or (hint,)
 
 
-def parser(program: str, description: str, names: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """Flags for the settings of these names (all, if none are given), in groups."""
-    result = argparse.ArgumentParser(prog=program, description=description, formatter_class=Help, allow_abbrev=False)
-    result.add_argument("--config", type=Path, default=None, metavar="FILE", help="TOML file with any of these settings; flags win over it")
+def check_type(name: str, value: Any) -> None:
+    """BadSetting where a setting's value is of another type than the field."""
+    types = types_of(name)
+    if isinstance(value, bool) or not isinstance(value, (*types, int) if float in types else types):
+        wanted = " or ".join(TYPE_WORDS[each] for each in types)
+        raise BadSetting(f"setting {name} = {value!r}: it must be {wanted}, write it so")
+
+
+def check_device(device: str) -> None:
+    if not re.fullmatch(DEVICE, device):
+        raise BadSetting(f"--device {device!r} is unknown: take auto, cpu, cuda or one GPU such as cuda:0")
+
+
+def parser(program: str, description: str, names: Sequence[str] = ()) -> Parser:
+    """Flags for the settings of these names (all, if none are given), in groups. Only flags that were given are in the result."""
+    result = Parser(prog=program, description=description, argument_default=argparse.SUPPRESS)
+    result.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of these settings; flags win over it")
     groups: dict[str, Any] = {}
-    hints = get_type_hints(Settings)
     for each in fields(Settings):
         if names and each.name not in names:
             continue
-        group = groups.setdefault(each.metadata["group"], None) or result.add_argument_group(each.metadata["group"])
-        groups[each.metadata["group"]] = group
-        types = [t for t in (get_args(hints[each.name]) or (hints[each.name],)) if t is not type(None)]
-        group.add_argument(flag(each.name), type=types[0], default=each.default, metavar=types[0].__name__.upper(),
-                           help=each.metadata["help"] + (f": {', '.join(each.metadata['choices'])}" if each.metadata["choices"] else ""))
+        group = each.metadata["group"]
+        if group not in groups:
+            groups[group] = result.add_argument_group(group)
+        kind = types_of(each.name)[0]
+        groups[group].add_argument(flag(each.name), type={int: whole, float: decimal}.get(kind, str), metavar=METAVARS[kind], help=help_of(each))
     return result
+
+
+def help_of(each: Field) -> str:
+    choices = f": {', '.join(each.metadata['choices'])}" if each.metadata["choices"] else ""
+    default = "" if "(default" in each.metadata["help"] else f" (default: {each.default})"
+    return (each.metadata["help"] + choices + default).replace("%", "%%")
 
 
 def from_command_line(arguments: Sequence[str] | None, program: str, description: str) -> Settings:
     """Settings from the flags, over those of --config, over the defaults, checked."""
-    made = parser(program, description)
-    given = vars(made.parse_args(arguments))
-    config = given.pop("config")
-    merged = Settings()
-    if config is not None:
-        merged = Settings.from_json(read_toml(config))
-    spoken = {name: value for name, value in given.items() if value != made.get_default(name) or mentioned(name, arguments)}
-    return replace(merged, **spoken).check()
+    given = vars(parser(program, description).parse_args(arguments))
+    config = given.pop("config", None)
+    merged = Settings() if config is None else from_toml(config)
+    return replace(merged, **given).check()
 
 
-def mentioned(name: str, arguments: Sequence[str] | None) -> bool:
-    import sys
-
-    words = sys.argv[1:] if arguments is None else arguments
-    return any(word == flag(name) or word.startswith(flag(name) + "=") for word in words)
+def from_toml(path: Path) -> Settings:
+    """Settings of a TOML file, over the defaults. Raises BadSetting naming the file."""
+    try:
+        return Settings.from_json(read_toml(path))
+    except BadSetting as error:
+        named = str(error).startswith("--config")
+        raise BadSetting(str(error) if named else f"--config {path}: {error}") from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -178,5 +210,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise BadSetting(f"--config {path}: it is not TOML ({error}), mend that line") from error
     flat: dict[str, Any] = {}
     for key, value in data.items():
-        flat.update(value if isinstance(value, dict) else {key: value})
-    return {key.replace("-", "_"): value for key, value in flat.items()}
+        for name, inner in (value if isinstance(value, dict) else {key: value}).items():
+            if flat.setdefault(name.replace("-", "_"), inner) is not inner:
+                raise BadSetting(f"--config {path}: {name} is there twice, keep one of them")
+    return flat

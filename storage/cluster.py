@@ -137,6 +137,9 @@ def stop(data: Path) -> None:
         _run("pg_ctl", ["stop", "-w", "-t", "60", "-m", "fast", "-D", str(data)])
     except subprocess.CalledProcessError as error:
         raise FolderUnusable(explained(data, error.stderr)) from error
+    if (sockets := socket_folder(data)) != data:
+        with contextlib.suppress(OSError):
+            sockets.rmdir()
 
 
 def explained(folder: Path, said: str) -> str:

@@ -31,7 +31,7 @@ from typing import Any
 
 from sqlalchemy import exc, text
 
-from storage.engine import advisory_lock, unreachable
+from storage.engine import advisory_lock, first_line
 from storage.errors import BadValue, LeaseLost, NoWorker, StorageError, StorageUnreachable, StudyFull
 from storage.store import Store
 
@@ -231,7 +231,9 @@ def _ours(error: exc.DBAPIError) -> StorageError | None:
     if code == "23PP3":
         return NoWorker(**json.loads(detail))
     if code is None and isinstance(error, (exc.OperationalError, exc.InterfaceError)) or error.connection_invalidated:
-        return unreachable("postgresql://", error)
+        return StorageUnreachable(
+            f"the database does not answer: {first_line(error)}; see that the server runs, then start again"
+        )
     # 53: no memory, disk or connection left; 57P: the server is stopping or starting; 08: connection.
     if code is not None and (code[:2] in ("53", "08") or code[:3] == "57P"):
         return StorageUnreachable(f"the database cannot go on: {str(error.orig).splitlines()[0]}; try again later")

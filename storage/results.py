@@ -77,7 +77,8 @@ def register(
     """Creates the study's row, or joins it; from then on the database watches over its trials.
 
     `binding`, the objectives and the weight must be what is stored; `free` replaces what is stored; `trials` may grow
-    but never shrinks, and None (a worker that joins) leaves it. `directions`: score name -> "minimize" or "maximize".
+    but never shrinks. With trials None (a worker that joins) neither is changed. `directions`: score name ->
+    "minimize" or "maximize".
     Raises SettingsDiffer, ForeignStudy (it has started trials but is not registered), BadValue (None trials or no such
     study, where it must be created).
     """
@@ -91,7 +92,9 @@ def register(
         stored = connection.execute(text(query), {"id": study_id}).one_or_none()
         if stored is not None:
             _compare(stored.settings["binding"], given["binding"])
-            total = max(stored.trials, trials or 0)
+            if trials is None:  # a worker that joins: its machine's paths are not the study's
+                return Registered(stored.trials, stored.settings, created=False)
+            total = max(stored.trials, trials)
             query = "UPDATE peft_pareto.studies SET trials = :trials, settings = :settings WHERE study_id = :id"
             connection.execute(text(query), {"id": study_id, "trials": total, "settings": json.dumps(given)})
             return Registered(total, given, created=False)

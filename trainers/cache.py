@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from filelock import FileLock
@@ -22,7 +23,8 @@ def remember(folder: Path, kind: str, key: str, make: Callable[[], dict[str, np.
     """The arrays under folder/kind/key, made by `make` if they are not there yet; read-only memory maps.
 
     One process makes them while others wait. They appear by a rename, so a process that is killed leaves only a
-    temporary folder, which the next one removes. Raises OSError if the disk is full; nothing half-written is then kept.
+    temporary folder, which the next one removes. Raises OSError with its errno and the folder if the disk is full, and
+    ValueError for Python objects; nothing half-written is then kept.
     """
     home = folder / kind / key
     if not home.is_dir():
@@ -40,9 +42,13 @@ def write(home: Path, arrays: dict[str, np.ndarray]) -> None:
     try:
         for name, array in arrays.items():
             with (unfinished / f"{name}.npy").open("wb") as stream:
-                np.save(stream, np.ascontiguousarray(array))
+                # Given a real file, numpy writes through C, whose error on a full disk comes without an errno.
+                np.save(SimpleNamespace(write=stream.write), np.asarray(array, order="C"), allow_pickle=False)
                 stream.flush()
                 os.fsync(stream.fileno())
         unfinished.rename(home)
+    except OSError as error:
+        error.filename = error.filename or str(home)
+        raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -35,18 +35,18 @@ class Candidate:
 
     @property
     def hash(self) -> str:
-        """The same for the same training, whatever the order in which regions and kinds were named."""
-        canonical = {**asdict(self), "regions": sorted(self.regions), "kinds": sorted(self.kinds), "learning_rate": rounded(self.learning_rate)}
+        """The same whatever the order in which regions and kinds were named, and however often."""
+        canonical = {**asdict(self), "regions": sorted(set(self.regions)), "kinds": sorted(set(self.kinds)), "learning_rate": rounded(self.learning_rate)}
         return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:HASH_DIGITS]
 
     @property
     def words(self) -> str:
-        """One line: "LoRA rank 8 on cross-attention of up blocks, lr 3e-04, 200 steps"."""
+        """One line: "LoRA rank 8 on cross-attention of up blocks, lr 3e-4, 200 steps"."""
         from trainers.methods import METHODS
 
         rank = f" rank {self.rank}" if self.rank is not None else ""
         return (f"{METHODS[self.method].title}{rank} on {listed(self.kinds)} of {where(self.regions)}, "
-                f"lr {rounded(self.learning_rate):g}, {self.steps} steps")
+                f"lr {short(self.learning_rate)}, {self.steps} steps")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -54,6 +54,12 @@ class Candidate:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Candidate:
         return cls(**{**data, "regions": tuple(data["regions"]), "kinds": tuple(data["kinds"])})
+
+
+def short(rate: float) -> str:
+    """A learning rate as it is written in papers: 3e-4, 2.17e-3, 1e-2."""
+    mantissa, exponent = f"{rate:.{RATE_DIGITS - 1}e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def listed(names: tuple[str, ...]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 from pathlib import Path
 
 from trainers.candidate import Candidate
@@ -12,15 +14,30 @@ from trainers.methods import Subset
 
 
 def save(path: Path, subset: Subset, candidate: Candidate, base_hash: str) -> int:
-    """Write the subset; the file appears whole or not at all. Gives its size in bytes."""
+    """Write the subset; the file appears whole or not at all. Gives its size in bytes. Raises OSError if the disk is full."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     tensors = {name: tensor.contiguous() for name, tensor in subset.tensors().items()}
-    save_file(tensors, unfinished, metadata={"candidate": json.dumps(candidate.to_json()), "base": base_hash})
-    os.replace(unfinished, path)
+    try:
+        save_file(tensors, unfinished, metadata={"candidate": json.dumps(candidate.to_json()), "base": base_hash})
+        with unfinished.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(unfinished, path)
+    except SafetensorError as error:
+        raise system_error(error, path) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
     return path.stat().st_size
+
+
+def system_error(error: Exception, path: Path) -> OSError:
+    """The operating system's error that safetensors names only in words, as what it is: callers ask for its errno."""
+    number = re.search(r"(?:os error|code:) (\d+)", str(error))
+    code = int(number[1]) if number else errno.EIO
+    return OSError(code, os.strerror(code), str(path))
 
 
 def read(path: Path) -> tuple[Candidate, str, dict]:

@@ -21,8 +21,9 @@ def losses(unet, scheduler, examples: Examples, seed: int, draws: int = DRAWS, s
            batch_size: int = 64, precision: str = "fp32") -> np.ndarray:
     """Mean squared error of each picture's posterior mean, averaged over its draws: (n,) float64.
 
-    Noise and timesteps depend on the seed and the row alone, so two models are compared on the same ones. `span` is the
-    part of the schedule that timesteps come from (0 = clean, 1 = pure noise).
+    Noise and timesteps depend on the seed and on how many pictures and draws there are, not on the model, the captions or
+    the batch size, so two models are compared on the same ones. `span` is the part of the schedule that timesteps
+    come from (0 = clean, 1 = pure noise).
     """
     device, count = examples.mean.device, len(examples)
     generator = torch.Generator().manual_seed(seed)

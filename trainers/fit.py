@@ -88,7 +88,8 @@ def fit(unet, scheduler, subset: Subset, examples: Examples, plan: Plan, on_step
     """Train the subset in place. The same plan on the same machine gives the same weights, bit for bit on a CPU.
 
     Raises TrainingDiverged at the first loss that is not finite, AssertionError if gradients reach other parameters
-    than the subset's.
+    than the subset's. Whatever is raised, also by `on_step`, leaves the U-Net in evaluation mode with the weights of that
+    moment: `subset.restore` is the caller's.
     """
     start = time.monotonic()
     device = examples.mean.device
@@ -99,24 +100,25 @@ def fit(unet, scheduler, subset: Subset, examples: Examples, plan: Plan, on_step
     rows_of = batches(len(examples), plan.batch_size, generator)
     recent: list[torch.Tensor] = []
     unet.train()
-    for step in range(1, plan.steps + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = plan.learning_rate * min(1.0, step / WARMUP_STEPS)
-        loss = loss_of(unet, scheduler, examples, next(rows_of), plan, generator)
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        if step == 1:
-            check_gradients(unet, subset)
-        scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_(parameters, plan.max_grad_norm)
-        scaler.step(optimizer)
-        scaler.update()
-        recent.append(loss.detach())
-        if not math.isfinite(recent[-1]):
-            unet.eval()
-            raise TrainingDiverged(step, float(recent[-1]), plan.learning_rate)
-        on_step(step)
-    unet.eval()
+    try:
+        for step in range(1, plan.steps + 1):
+            for group in optimizer.param_groups:
+                group["lr"] = plan.learning_rate * min(1.0, step / WARMUP_STEPS)
+            loss = loss_of(unet, scheduler, examples, next(rows_of), plan, generator)
+            optimizer.zero_grad(set_to_none=True)
+            scaler.scale(loss).backward()
+            if step == 1:
+                check_gradients(unet, subset)
+            scaler.unscale_(optimizer)
+            torch.nn.utils.clip_grad_norm_(parameters, plan.max_grad_norm)
+            scaler.step(optimizer)
+            scaler.update()
+            recent.append(loss.detach())
+            if not math.isfinite(recent[-1]):
+                raise TrainingDiverged(step, float(recent[-1]), plan.learning_rate)
+            on_step(step)
+    finally:
+        unet.eval()
     tail = recent[-max(len(recent) // 10, 1):]
     return Fit(float(torch.stack(tail).mean()), time.monotonic() - start)
 

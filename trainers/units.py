@@ -12,7 +12,7 @@ from trainers.errors import BadModel, BadSelection, nearest
 REGIONS = ("down", "mid", "up")
 SITE = re.compile(
     r"(?:(?:down_blocks|up_blocks)\.\d+|mid_block)\.(?:attentions|resnets|downsamplers|upsamplers|motion_modules)\.\d+"
-    r"|conv_in|conv_out|conv_norm_out|time_embedding|add_embedding|class_embedding")
+    r"|(?:conv_in|conv_out|conv_norm_out|time_embedding|add_embedding|class_embedding)(?=\.)")
 EDGES = {"conv_in": "in-convolution", "conv_out": "out-convolution", "time_embedding": "time-embedding",
          "add_embedding": "time-embedding", "class_embedding": "time-embedding"}
 KINDS = ("self-attention", "cross-attention", "feed-forward", "projection", "resnet", "resampling", "norm",

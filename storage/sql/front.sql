@@ -107,16 +107,18 @@ CREATE VIEW peft_pareto.points AS
                    max(high) FILTER (WHERE name = 'amd_twin') AS amd_twin_high
                 FROM peft_pareto.scores WHERE trial_id = t.trial_id) AS x ON true;
 
--- The product: one row a point of the front.
+-- The product: one row a point of the front. The study's name comes from the table beside front_of, so that a query for
+-- one study looks for the front of that study only.
 CREATE VIEW optuna.pareto_front AS
-    SELECT p.study, p.trial, p.candidate, p.method, p.steps, p.trainable, p.trainable_share, p.joint_reward, p.seconds,
+    SELECT o.study_name AS study, p.trial, p.candidate, p.method, p.steps, p.trainable, p.trainable_share, p.joint_reward, p.seconds,
            p.fd, p.fd_low, p.fd_high, p.kid, p.kid_low, p.kid_high, p.loss_gap, p.loss_gap_low, p.loss_gap_high,
            p.copy_excess, p.copy_excess_low, p.copy_excess_high, p.copy_rate, p.copy_rate_low, p.copy_rate_high,
            p.amd_train, p.amd_train_low, p.amd_train_high, p.amd_twin, p.amd_twin_low, p.amd_twin_high
         FROM peft_pareto.studies s
+        JOIN optuna.studies o ON o.study_id = s.study_id
         CROSS JOIN LATERAL peft_pareto.front_of(s.study_id) AS f (trial_id)
         JOIN peft_pareto.points p ON p.trial_id = f.trial_id
-        ORDER BY p.study, p.trial;
+        ORDER BY o.study_name, p.trial;
 
 -- All trials, failed and running ones too, with the same columns and how they ended.
 CREATE VIEW optuna.trial_scores AS

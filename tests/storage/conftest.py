@@ -31,8 +31,15 @@ def short_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def server(short_folder: Path) -> Iterator[str]:
-    """URL of the running embedded server."""
-    yield embedded.start(short_folder)
+    """URL of the running embedded server; it is never crashed, so that it need not wait for the disk."""
+    url = embedded.start(short_folder)
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER SYSTEM SET fsync = off")
+        cursor.execute("SELECT pg_reload_conf()")
+    connection.close()
+    yield url
     embedded.stop(short_folder)
 
 

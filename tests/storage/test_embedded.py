@@ -27,6 +27,15 @@ def home(short_folder: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     embedded.stop(folder)
 
 
+@pytest.fixture(scope="module")
+def lived_in(short_folder: Path) -> Iterator[Path]:
+    """A data folder that has been used before; the tests that take it leave it usable."""
+    folder = short_folder / "used"
+    embedded.start(folder)
+    yield folder
+    embedded.stop(folder)
+
+
 def _query(url: str, sql: str) -> list[tuple]:
     connection = psycopg2.connect(url)
     try:
@@ -60,29 +69,30 @@ def test_two_launches_at_once_share_one_server_that_outlives_them(home: Path) ->
         _query(url, "SELECT 1")
 
 
-def test_kill_9_loses_nothing_and_the_next_launch_recovers(home: Path) -> None:
-    url = embedded.start(home)
+def test_kill_9_loses_nothing_and_the_next_launch_recovers(lived_in: Path) -> None:
+    url = embedded.start(lived_in)
     _query(url, "CREATE TABLE kept AS SELECT 7 AS seven")
-    os.kill(_postmaster(home), signal.SIGKILL)
+    os.kill(_postmaster(lived_in), signal.SIGKILL)
     # At once: the killed server's children may still be there.
-    assert embedded.start(home) == url
+    assert embedded.start(lived_in) == url
     assert _query(url, "SELECT * FROM kept") == [(7,)]
 
 
 @pytest.mark.parametrize("left", ["another's pid", "cut short", "socket lock of another"])
-def test_stale_lock_files_do_not_keep_it_from_starting(home: Path, left: str) -> None:
-    url = embedded.start(home)
-    embedded.stop(home)
-    data = home / "postgres"
+def test_stale_lock_files_do_not_keep_it_from_starting(lived_in: Path, left: str) -> None:
+    url = embedded.start(lived_in)
+    embedded.stop(lived_in)
+    data = lived_in / "postgres"
     mine = f"{os.getpid()}\n{data}\n{int(time.time())}\n5432\n{data}\n\n  1  2\nready   \n"
     if left == "cut short":
         (data / "postmaster.pid").write_text("")
     elif left == "another's pid":
         (data / "postmaster.pid").write_text(mine)
     else:
-        (data / f"{cluster.SOCKET}.lock").write_text(mine)
-        (data / cluster.SOCKET).touch()
-    assert embedded.start(home) == url
+        sockets = cluster.socket_folder(data)
+        (sockets / f"{cluster.SOCKET}.lock").write_text(mine)
+        (sockets / cluster.SOCKET).touch()
+    assert embedded.start(lived_in) == url
     assert _query(url, "SELECT 1") == [(1,)]
 
 
@@ -105,13 +115,17 @@ def test_a_long_path_with_spaces_and_umlauts(short_folder: Path) -> None:
         assert embedded.start(home) == url
         assert _query(url, "SELECT 1") == [(1,)]
     finally:
+        sockets = cluster.socket_folder(home / "postgres")
+        assert sockets.parent != home
         embedded.stop(home)
+    assert not sockets.exists()
 
 
-def test_a_users_pg_variables_do_not_lead_astray(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_pg_variables_do_not_lead_astray(lived_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PGPORT": "6543", "PGHOST": "nowhere", "PGDATA": "/nowhere", "LC_ALL": "xx_YY.UTF-8"}.items():
         monkeypatch.setenv(name, value)
-    assert _query(embedded.start(home), "SELECT 1") == [(1,)]
+    embedded.stop(lived_in)
+    assert _query(embedded.start(lived_in), "SELECT 1") == [(1,)]
 
 
 def test_the_data_folder_follows_the_variable(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,18 +166,18 @@ def test_another_postgres_version_is_refused(home: Path) -> None:
         embedded.start(home)
 
 
-def test_a_server_of_another_machine_is_not_doubled(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    embedded.start(home)
-    embedded.stop(home)
-    note = home / "postgres.machine.json"
+def test_a_server_of_another_machine_is_not_doubled(lived_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedded.start(lived_in)
+    embedded.stop(lived_in)
+    note = lived_in / "postgres.machine.json"
     note.write_text(json.dumps({"host": "node7", "boot": "another"}))
-    (home / "postgres" / "postmaster.pid").write_text("4242\n")
+    (lived_in / "postgres" / "postmaster.pid").write_text("4242\n")
     monkeypatch.setattr(embedded, "SHARED", ("",))
     with pytest.raises(FolderUnusable, match="'node7'"):
-        embedded.start(home)
+        embedded.start(lived_in)
     monkeypatch.undo()
     # On a disk of this machine only, it can be nothing but the remains of a container.
-    assert _query(embedded.start(home), "SELECT 1") == [(1,)]
+    assert _query(embedded.start(lived_in), "SELECT 1") == [(1,)]
 
 
 def test_root_opens_its_private_folders_to_the_server_alone(home: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import re
 import socket
+from pathlib import Path
 
 import pytest
 import sqlalchemy
@@ -73,11 +74,19 @@ def test_unreachable_servers_are_one_line_without_the_password(server: str) -> N
         assert "secret" not in str(caught.value)
 
 
-def test_a_refused_password_is_told_from_an_absent_server() -> None:
-    said = 'connection to server at "h", port 5432 failed: FATAL:  password authentication failed for user "u"'
-    line = str(engine.unreachable("postgresql://u:secret@h/d", RuntimeError(said)))
-    assert "refuses the user or the password" in line
-    assert "secret" not in line
+def test_a_refused_password_is_told_from_an_absent_server(server: str, short_folder: Path) -> None:
+    made = engine.connect(server)
+    access = short_folder / "postgres" / "pg_hba.conf"
+    access.write_text("local all locked scram-sha-256\n" + access.read_text())
+    with made.begin() as connection:
+        connection.execute(text("CREATE ROLE locked LOGIN PASSWORD 'right'"))
+        connection.execute(text("SELECT pg_reload_conf()"))
+    made.dispose()
+    for password in (":secret", ""):
+        with pytest.raises(StorageUnreachable, match="refuses the user or the password") as caught:
+            engine.connect(server.replace("postgres@", f"locked{password}@"))
+        assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
+    engine.connect(server.replace("postgres@", "locked:right@")).dispose()
 
 
 def test_each_connection_carries_the_workers_name_even_after_a_rollback(server: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar
 
+from trainers.errors import BadSelection
+
 if TYPE_CHECKING:
     import torch
 
@@ -31,9 +33,14 @@ class Subset(ABC):
         return {name: parameter.detach().cpu().clone() for name, parameter in self.parameters.items()}
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Set the values that `tensors` of the same candidate gave. Raises KeyError where a name is missing."""
+        """Set the values that `tensors` of the same candidate gave. Raises BadSelection, before any is set, where one is
+        missing or has another shape."""
         import torch
 
+        for name, parameter in self.parameters.items():
+            if name not in tensors or tensors[name].shape != parameter.shape:
+                found = tuple(tensors[name].shape) if name in tensors else "missing"
+                raise BadSelection(f"tensor {name!r} is {found}, this candidate's is {tuple(parameter.shape)}: take the tensors of the same candidate")
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[name])

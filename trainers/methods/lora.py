@@ -39,11 +39,14 @@ class Lora(Method):
     ranks = (2, 4, 8, 16, 32)
 
     def modules(self, unet, units: Units, candidate: Candidate) -> tuple[str, ...]:
-        """The layers of the selection that PEFT can adapt: those that own a matrix or a convolution kernel."""
+        """The layers of the selection that PEFT can adapt: those that own a matrix or a convolution kernel. Raises BadSelection
+        if there is none, or no rank."""
+        if not candidate.rank or candidate.rank < 1:
+            raise BadSelection(f"rank {candidate.rank} of LoRA: it must be at least 1, take one of {', '.join(map(str, self.ranks))}")
         names = units.select(candidate.regions, candidate.kinds)
         layers = dict(unet.named_modules())
         owners = dict.fromkeys(name.rpartition(".")[0] for name in names if name.endswith(".weight"))
-        chosen = tuple(owner for owner in owners if getattr(layers[owner], "weight").ndim in (2, 4))
+        chosen = tuple(owner for owner in owners if layers[owner].weight.ndim in (2, 4))
         if not chosen:
             raise BadSelection(f"LoRA has no layer to adapt among {', '.join(candidate.kinds)}: choose kinds with matrices or convolutions")
         return chosen

@@ -44,6 +44,7 @@ KL_WEIGHT = 1e-6  # Rombach et al. 2022: a slight pull of the latents towards N(
 EDGE_WEIGHT = 0.5  # of the loss on differences of neighbouring pixels: without it thin lines are lost
 CAPTION_DROPOUT = 0.1
 EMA_DECAY = 0.999
+TEXT_PREFIX = "text_model."  # of the tensors in a text encoder's file
 
 
 class Progress:
@@ -112,17 +113,19 @@ def make_clip(recipe: Recipe, out: Path, images, captions: list[str]) -> None:
     model.eval().half().save_pretrained(out / "clip")
     CLIPImageProcessor(size={"shortest_edge": pictures.SIZE}, crop_size=pictures.SIZE, image_mean=[0.5] * 3, image_std=[0.5] * 3
                        ).save_pretrained(out / "clip")
-    model.text_model.config.save_pretrained(out / "base" / "text_encoder")
     save_text_encoder(model, out / "base" / "text_encoder")
 
 
 def save_text_encoder(model, folder: Path) -> None:
+    """The CLIP's text half as a CLIPTextModel. The names have the prefix of Stable Diffusion's own files: transformers 5
+    reads them with and without it and would write them without, version 4 would then start from random weights."""
+    from safetensors.torch import save_file
     from transformers import CLIPTextModel
 
-    encoder = CLIPTextModel(model.config.text_config)
-    inner = getattr(encoder, "text_model", encoder)  # transformers 5 dropped the inner module
-    inner.load_state_dict(model.text_model.state_dict())
-    encoder.eval().half().save_pretrained(folder)
+    encoder = CLIPTextModel(model.config.text_config).half()
+    encoder.save_pretrained(folder)  # for its configuration
+    save_file({f"{TEXT_PREFIX}{name}": tensor.contiguous() for name, tensor in model.text_model.state_dict().items()},
+              folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def make_vae(recipe: Recipe, out: Path, images) -> None:

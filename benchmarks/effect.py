@@ -1,0 +1,254 @@
+"""`python -m benchmarks.effect [--data DIR]` repeats the papers' effect and writes its part of docs/results.md.
+
+Untouched base, full, attention, LoRA, norm and bias, three seeds each, at five numbers of steps; controls that learn from
+the second twin; and the methods compared at equal quality, early-stopped full fine-tuning among them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.documents import DOCS, table, write_part
+from benchmarks.effect_runs import CONTROL_DRAWS, METHODS, SEEDS, Run, settings_of, steps_of, unpacked
+from hpo import home
+from hpo.settings import Settings
+from metrics.copying import copy_excess
+from metrics.estimate import Estimate
+from metrics.evaluate import Measured, References, copy_sides, evaluate, loss_sides
+from metrics.loss_gap import loss_gap
+from metrics.scores import SCORES, Scores
+
+CALIBRATED = ("loss_gap", "copy_excess", "copy_rate")
+ENOUGH_CONTROLS = 13  # of 15 intervals that must hold 0
+PATH_SCORES = ("fd", "copy_excess", "loss_gap", "copy_rate")
+
+
+@dataclass(frozen=True)
+class Effect:
+    """All runs of one data set: what was measured, by run and steps, and the references that it is held against."""
+
+    settings: Settings
+    references: References
+    base: Scores
+    floor: Scores
+    measured: dict[tuple[str, int, int], Measured]  # (method, seed, steps)
+    pictures: dict[tuple[str, int], np.ndarray]  # (method, steps) of seed 0
+    controls: dict[int, Scores]
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return steps_of(self.settings, Run("full", 0))
+
+    def scores(self, method: str, seed: int, steps: int) -> Scores:
+        return evaluate(self.references, self.measured[method, seed, steps])
+
+    def paired(self, score: str, method: str, other: str, seed: int | None, steps: int) -> Estimate:
+        """Difference of two methods on the same patients and noise; seed None pools the seeds (losses are averaged)."""
+        one, two = (self.pooled(each, steps) if seed is None else self.measured[each, seed, steps] for each in (method, other))
+        against = replace(self.references, base=two)
+        return loss_gap(*loss_sides(against, one)) if score == "loss_gap" else copy_excess(*copy_sides(against, one))
+
+    def pooled(self, method: str, steps: int) -> Measured:
+        each = [self.measured[method, seed, steps] for seed in SEEDS]
+        return replace(each[0], train_losses=np.mean([m.train_losses for m in each], 0), twin_losses=np.mean([m.twin_losses for m in each], 0))
+
+
+def run_workers(settings: Settings, folder: Path, workers: int) -> None:
+    command = [sys.executable, "-m", "benchmarks.effect_runs", "--folder", str(folder), "--settings", json.dumps(settings.to_json())]
+    processes = [subprocess.Popen(command) for _ in range(workers)]
+    if any([process.wait() for process in processes]):
+        raise SystemExit("a worker failed; run the same command again, finished runs are kept")
+
+
+def load(settings: Settings, folder: Path) -> Effect:
+    from hpo.inner_loop import InnerLoop
+
+    inner = InnerLoop(settings, "cpu")
+    measured, pictures = {}, {}
+    for method in METHODS:
+        for seed in SEEDS:
+            run = Run(method, seed)
+            arrays = np.load(folder / f"{run.name}.npz")
+            for steps in steps_of(settings, run):
+                measured[method, seed, steps] = unpacked(arrays, f"{steps}/")
+                if seed == SEEDS[0]:
+                    pictures[method, steps] = arrays[f"{steps}/pictures"]
+    pictures["base", 0] = np.array(inner.base_pictures)
+    controls = {}
+    for draw in CONTROL_DRAWS:
+        run = Run("full", draw, control=True)
+        other = InnerLoop(settings_of(settings, run), "cpu")
+        controls[draw] = evaluate(other.references, unpacked(np.load(folder / f"{run.name}.npz"), f"{settings.steps}/"))
+    return Effect(settings, inner.references, inner.base_scores(), inner.real_scores(), measured, pictures, controls)
+
+
+def shown(estimate: Estimate) -> str:
+    return f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
+
+
+def spread(values: list[float]) -> str:
+    return f"{np.mean(values):.3g} ({min(values):.3g} … {max(values):.3g})"
+
+
+def paths_table(effect: Effect) -> str:
+    rows = [["untouched base", "0", f"{effect.base['fd'].value:.3g}", "0", "0", f"{effect.base['copy_rate'].value:.3g}"],
+            ["real pictures", "–", f"{effect.floor['fd'].value:.3g}", "–", "–", "–"]]
+    for method in METHODS:
+        for steps in effect.steps:
+            each = [effect.scores(method, seed, steps) for seed in SEEDS]
+            rows.append([method, str(steps), *(spread([scores[name].value for scores in each]) for name in PATH_SCORES)])
+    return table(["method", "steps", *(f"`{name}`" for name in PATH_SCORES)], rows)
+
+
+def expectations(effect: Effect) -> tuple[str, list[tuple[bool, str]]]:
+    """What was expected at the default steps, whether it holds, and with which figures."""
+    at = effect.settings.steps
+    checks: list[tuple[bool, str]] = []
+    for seed in SEEDS:
+        difference = effect.paired("copy_excess", "full", "bias", seed, at)
+        checks.append((difference.low > 0, f"`copy_excess`, full − bias, seed {seed}: {shown(difference)} is wholly above 0"))
+    difference = effect.paired("loss_gap", "full", "bias", None, at)
+    checks.append((difference.low > 0, f"`loss_gap`, full − bias, pooled over seeds: {shown(difference)} is wholly above 0"))
+    means = {method: np.mean([effect.scores(method, seed, at)["copy_excess"].value for seed in SEEDS]) for method in ("full", "attention", "bias")}
+    checks.append((means["full"] > means["attention"] > means["bias"],
+                   "`copy_excess` of attention lies between: " + " > ".join(f"{name} {value:.3g}" for name, value in means.items())))
+    base = effect.base["fd"].value
+    for method in METHODS:
+        best = min(np.mean([effect.scores(method, seed, steps)["fd"].value for seed in SEEDS]) for steps in effect.steps)
+        checks.append((best < base, f"best `fd` of {method}: {best:.3g} is better than the untouched base's {base:.3g}"))
+    held = [scores[name].low <= 0 <= scores[name].high for scores in effect.controls.values() for name in CALIBRATED]
+    checks.append((sum(held) >= ENOUGH_CONTROLS, f"controls: {sum(held)} of {len(held)} intervals hold 0, at least {ENOUGH_CONTROLS} are expected"))
+    return "\n".join(f"- {'holds' if holds else '**does not hold**'}: {text}" for holds, text in checks), checks
+
+
+def controls_table(effect: Effect) -> str:
+    rows = [[str(draw), *(shown(scores[name]) for name in CALIBRATED)] for draw, scores in effect.controls.items()]
+    return table(["draw of the sides", *(f"`{name}`" for name in CALIBRATED)], rows)
+
+
+def equal_quality(effect: Effect) -> str:
+    """At levels of `fd` that several methods reach: the least copying with which each method reaches them (means over seeds)."""
+    means = {(method, steps): {name: float(np.mean([effect.scores(method, seed, steps)[name].value for seed in SEEDS])) for name in ("fd", "copy_excess")}
+             for method in METHODS for steps in effect.steps}
+    best = {method: min(means[method, steps]["fd"] for steps in effect.steps) for method in METHODS}
+    rows = []
+    for level in sorted(set(best.values())):
+        row = [f"{level:.3g}"]
+        for method in METHODS:
+            reached = [(means[method, steps]["copy_excess"], steps) for steps in effect.steps if means[method, steps]["fd"] <= level * (1 + 1e-9)]
+            row.append(f"{min(reached)[0]:.3g} ({min(reached)[1]} steps)" if reached else "not reached")
+        rows.append(row)
+    return table(["`fd` at most", *METHODS], rows)
+
+
+def signal_to_noise(effect: Effect) -> str:
+    """Range of the methods' means over the pooled deviation between seeds of one method, at the default steps."""
+    rows = []
+    for name in SCORES:
+        values = np.array([[effect.scores(method, seed, effect.settings.steps)[name].value for seed in SEEDS] for method in METHODS])
+        noise = np.sqrt(values.var(1, ddof=1).mean())
+        means = values.mean(1)
+        rows.append([f"`{name}`", SCORES[name].kind, f"{np.ptp(means) / noise:.1f}" if noise else "–",
+                     *(f"{value:.3g}" for value in means), f"{noise:.2g}"])
+    return table(["score", "kind", "signal / noise", *METHODS, "deviation between seeds"], rows)
+
+
+def draw_paths(effect: Effect, path: Path, title: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from hpo.picture import COLOURS
+
+    figure, axis = plt.subplots(figsize=(8, 5.5), dpi=110)
+    for method in METHODS:
+        for seed in SEEDS:
+            points = [effect.scores(method, seed, steps) for steps in effect.steps]
+            axis.plot([p["copy_excess"].value for p in points], [p["fd"].value for p in points], "o-", color=COLOURS[method], alpha=0.75,
+                      markersize=3.5, linewidth=1, label=method if seed == SEEDS[0] else None)
+        axis.annotate(str(effect.steps[-1]), (points[-1]["copy_excess"].value, points[-1]["fd"].value), fontsize=7)
+    axis.axhline(effect.floor["fd"].value, color="grey", linewidth=0.8, linestyle="--", label="real pictures")
+    axis.scatter([0], [effect.base["fd"].value], marker="x", color="black", label="untouched base")
+    axis.set_yscale("log")
+    axis.set_xlabel("copy_excess (lower is better)")
+    axis.set_ylabel("fd (lower is better)")
+    axis.set_title(f"{title}: steps {', '.join(map(str, effect.steps))} along each path, three seeds", fontsize=10)
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.25)
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def draw_grid(effect: Effect, path: Path) -> None:
+    """Generated pictures, a row a method at the default steps, from the same captions and noise."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [("untouched base", effect.pictures["base", 0]), *((m, effect.pictures[m, effect.settings.steps]) for m in METHODS)]
+    figure, axes = plt.subplots(len(rows), 10, figsize=(11, 1.15 * len(rows)), dpi=90)
+    for line, (name, pictures) in zip(axes, rows):
+        for axis, picture in zip(line, pictures):
+            axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        line[0].set_ylabel(name, fontsize=8)
+    figure.tight_layout(pad=0.3)
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def report(effect: Effect, title: str, part: str, command: str, with_grid: bool) -> list[tuple[bool, str]]:
+    DOCS.mkdir(exist_ok=True)
+    draw_paths(effect, DOCS / f"effect-{part}.png", title)
+    if with_grid:
+        draw_grid(effect, DOCS / f"grid-{part}.png")
+    text, checks = expectations(effect)
+    patients = len(set(effect.references.train.patients))
+    sections: list[tuple[str, Callable[[], str]]] = [
+        ("At each number of steps (mean over three seeds, smallest … largest)", lambda: paths_table(effect)),
+        ("At equal quality: the least `copy_excess` with which a method reaches an `fd`", lambda: equal_quality(effect)),
+        ("Controls: full fine-tuning on the second twin, scored as if on train", lambda: controls_table(effect)),
+        ("Which scores tell methods apart", lambda: signal_to_noise(effect))]
+    body = [f"## {title}", f"Made by `{command}`. {effect.settings.train_images} pictures of {patients} patients a side, "
+            f"{effect.settings.generated} generated a side, {effect.settings.steps} steps by default.",
+            f"![paths](effect-{part}.png)", *([f"![generated pictures](grid-{part}.png)"] if with_grid else []), "### Expected", text]
+    for heading, make in sections:
+        body += [f"### {heading}", make()]
+    write_part("results.md", part, "\n\n".join(body))
+    return checks
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default=None, help="MIMIC-CXR-JPG folder (default: phantoms)")
+    parser.add_argument("--title", default=None, help="what the documents call the data")
+    parser.add_argument("--workers", type=int, default=2, help="runs side by side, one thread each")
+    parser.add_argument("--folder", type=Path, default=None, help="where runs are kept (default: in the data folder)")
+    given = parser.parse_args()
+    settings = Settings(data=given.data).check()
+    part = "phantoms" if given.data is None else "xrays"
+    title = given.title or ("Phantoms" if given.data is None else "X-rays")
+    folder = given.folder or home.data_root() / "effect" / part
+    run_workers(settings, folder, given.workers)
+    command = "python -m benchmarks.effect" + ("" if given.data is None else f" --data DIR --title {shlex.quote(title)}")
+    checks = report(load(settings, folder), title, part, command, with_grid=given.data is None)
+    for holds, text in checks:
+        print("holds" if holds else "DOES NOT HOLD", text)
+    return 0 if all(holds for holds, _ in checks) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

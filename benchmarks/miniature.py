@@ -1,0 +1,88 @@
+"""`python -m benchmarks.miniature` measures the bundled base model: its auto-encoder, and the table that DESIGN asks of it.
+
+`fd` is on 32 × 32 pixels in a quarter of the pictures' dimensions, copying on latents, as in that table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from benchmarks.documents import table, write_part
+from hpo.inner_loop import InnerLoop
+from hpo.settings import Settings
+from hpo.spaces.reference import reference_candidate
+from metrics.evaluate import PictureSet, evaluate
+from metrics.frechet import fd
+from trainers.sampling import decode
+
+# (row, method, regions, steps, `fd` and `copy_excess` that were measured with 13 minutes of pre-training)
+ROWS = (("full", "full", None, 100, 0.21, 0.05), ("full", "full", None, 200, 0.23, 0.25), ("full", "full", None, 400, 0.27, 0.63),
+        ("up blocks", "full", ("up",), 200, 0.11, 0.13), ("attention", "attention", None, 200, 0.23, 0.06), ("LoRA 16", "lora", None, 200, 0.35, 0.02),
+        ("bias", "bias", None, 200, 0.47, 0.01), ("bias", "bias", None, 400, 0.29, 0.01), ("norm", "norm", None, 200, 0.34, 0.0))
+BASE_FD = 4.9
+SETTINGS = Settings(train_images=48, generated=96, encoder="pixels")
+
+
+def decibels(inner: InnerLoop, name: str) -> float:
+    """Peak signal-to-noise ratio of the auto-encoder on the pictures of a side, in dB."""
+    side = getattr(inner.prepared, name)
+    decoded = decode(inner.pipeline.vae, torch.from_numpy(np.array(side.mean)), 32)
+    error = ((decoded.astype(float) - side.pixels) ** 2).mean()
+    return 10 * np.log10(255**2 / error)
+
+
+def own_is_nearest(inner: InnerLoop, measured) -> float:
+    """Share of pictures from train captions whose nearest picture of either side is that caption's own."""
+    references = np.concatenate([inner.references.train.copies, inner.references.twin.copies])
+    distances = ((measured.train.copies[:, None] - references[None]) ** 2).sum(2)
+    return float((distances.argmin(1) == measured.train.own).mean())
+
+
+def auto_encoder_fd(inner: InnerLoop) -> float:
+    """`fd` of the twin's own pictures after the auto-encoder alone."""
+    decoded = decode(inner.pipeline.vae, torch.from_numpy(np.array(inner.prepared.twin.mean)), 32)
+    project = inner.references.projection
+    passed = PictureSet(inner.encoder.encode(decoded), inner.prepared.twin.patients)
+    return fd(project(inner.references.validate.features), project(passed.features))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default=None)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    inner = InnerLoop(replace(SETTINGS, data=given.data), "cpu")
+    base = inner.base_scores()
+    rows = [["untouched base", "–", "0", "–", f"{base['fd'].value:.2f}", f"{BASE_FD}", "0", "–", f"{own_is_nearest(inner, inner.references.base):.0%}"]]
+    for row, method, regions, steps, their_fd, their_copying in ROWS:
+        candidate = reference_candidate(method, steps)
+        candidate = replace(candidate, regions=regions) if regions else candidate
+        started = time.monotonic()
+        measured, _ = inner.path(candidate, 0, (steps,))[steps]
+        scores = evaluate(inner.references, measured)
+        excess = scores["copy_excess"]
+        z = excess.value / ((excess.high - excess.low) / 2 / 1.96)
+        rows.append([f"{row}, {candidate.learning_rate:g}", f"{method_count(inner, candidate):,}", str(steps), f"{time.monotonic() - started:.0f}",
+                     f"{scores['fd'].value:.2f}", f"{their_fd}", f"{excess.value:.2f} ({z:.1f})", f"{their_copying}", f"{own_is_nearest(inner, measured):.0%}"])
+        print(rows[-1], flush=True)
+    head = (f"Made by `python -m benchmarks.miniature{'' if given.data is None else ' --data DIR'}`. The auto-encoder, which has seen no chest, gives "
+            f"{decibels(inner, 'train'):.1f} dB on train and {decibels(inner, 'validate'):.1f} dB on validate; `fd` after it alone is {auto_encoder_fd(inner):.2f}, "
+            f"of real pictures {inner.real_scores()['fd'].value:.2f}. {SETTINGS.train_images} pictures, {SETTINGS.generated} generated a side.")
+    text = head + "\n\n" + table(["trainable, learning rate", "parameters", "steps", "s", "`fd`", "asked", "`copy_excess` (z)", "asked", "own picture nearest"], rows)
+    print(text)
+    write_part("miniature.md", "phantoms" if given.data is None else "xrays", text)
+
+
+def method_count(inner: InnerLoop, candidate) -> int:
+    from trainers.methods import METHODS
+
+    return METHODS[candidate.method].count(inner.pipeline.unet, inner.units, candidate)
+
+
+if __name__ == "__main__":
+    main()

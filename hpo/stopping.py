@@ -1,0 +1,43 @@
+"""How a worker is asked to stop: at once while it trains or waits, but never in the middle of what it writes to the database."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+requested = threading.Event()
+_state = {"interruptible": False}
+
+
+class Stopped(BaseException):
+    """The worker was asked to stop; not an Exception, so that no library swallows it on the way up."""
+
+
+def on_signals(*signals: int) -> None:
+    """Let these signals ask this process to stop. Call it in the main thread."""
+    for number in signals:
+        signal.signal(number, _ask)
+
+
+def _ask(number: int, frame: object) -> None:
+    requested.set()
+    if _state["interruptible"]:
+        _state["interruptible"] = False  # a second signal must not cut the giving back in two
+        raise Stopped
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """A block that a request to stop may leave with Stopped, at any point; one made before it, at its beginning.
+
+    Outside of such blocks a request waits.
+    """
+    _state["interruptible"] = True
+    try:
+        if requested.is_set():
+            raise Stopped
+        yield
+    finally:
+        _state["interruptible"] = False
