@@ -16,10 +16,11 @@ def open_study(name: str, storage: str | None = None):
     """The Optuna study of that name. storage: postgresql:// URL, or None for the embedded server. Raises UnknownStudy."""
     import optuna
 
-    from storage import embedded, results
+    from hpo.command import store_url
+    from storage import results
     from storage.store import open_store
 
-    store = open_store(storage or embedded.start())
+    store = open_store(store_url(storage))
     results.study_id(store, name)
     return optuna.load_study(study_name=name, storage=store.optuna)
 

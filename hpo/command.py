@@ -13,6 +13,7 @@ from storage.errors import StorageError
 from trainers.errors import TrainerError, nearest
 
 USAGE = 2
+INTERRUPTED = 130  # as shells say it of Ctrl-C
 OUR_ERRORS = (SearchError, TrainerError, MetricError, StorageError)
 DISK_TROUBLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
 
@@ -77,5 +78,5 @@ def one_line_errors(main: Callable[[], int]) -> int:
         print(f"error: {error.filename or 'a file'} cannot be written ({error.strerror}): free some space or choose another folder; "
               "finished trials are safe in the database", file=sys.stderr)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     return USAGE

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
 
-from hpo.command import one_line_errors
+from hpo.command import Parser, one_line_errors, store_url
 from hpo.errors import BadSetting
 from hpo.table import FORMATS, render
 from trainers.errors import nearest
 
+WIDTH = 250  # columns of a table that goes to a file
+
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m hpo.front", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(prog="python -m hpo.front", description=__doc__.splitlines()[0])
     parser.add_argument("--study", default=None, help="name of the study (default: the newest)")
     parser.add_argument("--storage", default=None, help="postgresql:// URL of its store (default: the embedded server)")
     parser.add_argument("--format", default="table", help=f"{', '.join(FORMATS)} (default: table)")
@@ -22,18 +24,24 @@ def main(arguments: list[str] | None = None) -> int:
     from rich.console import Console
 
     from hpo.worker import stored_settings
-    from storage import embedded, results
+    from storage import results
     from storage.store import open_store
 
-    store = open_store(given.storage or embedded.start())
+    store = open_store(store_url(given.storage))
     names = results.study_names(store)
     if given.study is None and not names:
         raise BadSetting("there is no study in this store yet: start one with python -m hpo.launch --trials 20")
-    study = given.study or names[0]
+    study = names[0] if given.study is None else given.study
     rows = results.front(store, study)
-    settings = stored_settings(store, study)
-    console = Console(width=None if sys.stdout.isatty() else 250)
-    render(rows, given.format, tuple(settings.objectives.split(",")), console)
+    objectives = tuple(stored_settings(store, study).objectives.split(","))
+    try:
+        if rows or given.format != "table":
+            render(rows, given.format, objectives, Console(width=None if sys.stdout.isatty() else WIDTH))
+        else:
+            print(f"no trial of study {study!r} has finished yet, so there is no front")
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from pathlib import Path
 
@@ -10,9 +11,13 @@ from hpo import home
 from hpo.study import Asked, Search
 from storage import results
 
+log = logging.getLogger(__name__)
+
 WEIGHTS = "weights"
 BYTES_PER_ELEMENT = 4  # subsets are kept in fp32
 USUAL_FRONT = 20  # points: fronts of two objectives rarely have more
+LIVE = ("RUNNING", "WAITING")
+UNFINISHED = ".unfinished"  # what trainers.checkpoint calls a file that it is writing
 
 
 def folder(search: Search) -> Path:
@@ -27,21 +32,42 @@ def path_for(search: Search, asked: Asked) -> Path | None:
 
 
 def record(search: Search, asked: Asked, path: Path) -> None:
+    """Note where a trial's tensors are going to be. Raises LeaseLost."""
     results.record_artifact(search.store, asked.id, WEIGHTS, str(path))
 
 
+def discard(path: Path | None) -> None:
+    """Delete a trial's tensors; the note of them goes with the next `tidy`."""
+    if path is not None:
+        path.unlink(missing_ok=True)
+        path.with_suffix(UNFINISHED).unlink(missing_ok=True)
+
+
 def tidy(search: Search) -> None:
-    """Delete the tensors of finished trials that are off the front. A file that is on another machine is left to it."""
-    if search.settings.keep != "front":
-        return
-    front = {row["trial"] for row in results.front(search.store, search.settings.study)}
+    """Delete what need not be kept: tensors of trials that did not finish, and with --keep front of those off the front.
+
+    A file that is on another machine, or that may not be deleted, stays, and so does the note of it.
+    """
+    states = {row["trial"]: row for row in results.trials(search.store, search.settings.study)}
     for number, paths in results.artifacts(search.store, search.id, WEIGHTS).items():
-        if number in front:
+        if is_kept(states[number], search.settings.keep):
             continue
-        for path in paths:
-            if search.study.trials[number].state.is_finished() and Path(path).exists():
-                Path(path).unlink(missing_ok=True)
-                results.forget_artifact(search.store, path)
+        for path in map(Path, paths):
+            if not path.parent.is_dir():
+                continue
+            try:
+                discard(path)
+            except OSError as error:
+                log.warning("%s cannot be deleted: %s", path, error)
+            else:
+                results.forget_artifact(search.store, str(path))
+
+
+def is_kept(trial: dict, keep: str) -> bool:
+    """Whether a trial's tensors stay, by its row of the view trial_scores."""
+    if trial["state"] in LIVE or trial["on_front"]:
+        return True
+    return keep == "all" and trial["state"] in ("COMPLETE", "PRUNED")
 
 
 def disk_need(model: Path, keep: str, trials: int) -> str:

@@ -6,14 +6,17 @@ import shlex
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from hpo import home, objectives
-from hpo.command import one_line_errors
+from hpo import engines, home
+from hpo.command import INTERRUPTED, one_line_errors, store_url
 from hpo.settings import Settings, from_command_line
+
+PLAIN_WIDTH = 160  # columns of the table where there is no terminal
 
 
 @dataclass(frozen=True)
@@ -32,34 +35,33 @@ def search(settings: Settings, console: Console | None = None) -> Found:
     Raises SearchError, TrainerError, MetricError and StorageError in one line each; KeyboardInterrupt after running trials
     were given back.
     """
-    from hpo.engines import ENGINES
     from hpo.identity import identity
     from hpo.progress import Display
     from hpo.study import Search
-    from storage import embedded, leases
     from storage.store import open_store
 
     settings.check()
     console = console or Console(stderr=True, highlight=False)
     what = identity(settings)
-    url = settings.storage or embedded.start()
-    store = open_store(url)
-    study = Search(store, settings)
+    url = store_url(settings.storage)
+    study = Search(open_store(url), settings)
     registered = study.register(settings.trials, what)
     announce(settings, study, registered, console)
-    status = 0
     try:
-        with Display(store, settings.study, study.id, study.objectives, console) as display:
-            if leases.counts(store, study.id).finished < registered.trials:
-                ENGINES[settings.engine].run(settings, url, display.watch)
-        ended = study.ended(leases.counts(store, study.id))
-        if ended is not None:
-            console.print(ended.reason, markup=False)
-            status = ended.status
+        with Display(study.store, settings.study, study.id, study.objectives, console) as display:
+            # Also where nothing is missing: a worker that was killed in the last run may have left a trial running.
+            ended = study.state() or engines.named(settings.engine).run(study, url, display.watch)
+        say(console, ended.reason)
+        status = ended.status
     except KeyboardInterrupt:
-        console.print("interrupted: running trials were given back, run the same command again to go on", markup=False)
-        status = 130
+        say(console, "interrupted: running trials were given back, run the same command again to go on")
+        status = INTERRUPTED
     return show(settings, study, console, status)
+
+
+def say(console: Console, line: str) -> None:
+    """A line of our own, as it is and as long as it is."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def announce(settings: Settings, study, registered, console: Console) -> None:
@@ -69,11 +71,11 @@ def announce(settings: Settings, study, registered, console: Console) -> None:
 
     counts = leases.counts(study.store, study.id)
     verb = "new" if registered.created else f"resumed with {counts.finished} finished"
-    console.print(f"study {settings.study!r} ({verb}): {registered.trials} trials of {', '.join(study.objectives.names)}", markup=False)
+    say(console, f"study {settings.study} ({verb}): {registered.trials} trials of {', '.join(study.objectives.names)}")
     warning = study_warning(settings)
     if warning:
-        console.print(f"warning: {warning}", markup=False)
-    console.print(keeping.disk_need(model_folder(settings), settings.keep, registered.trials), markup=False)
+        say(console, f"warning: {warning}")
+    say(console, keeping.disk_need(model_folder(settings), settings.keep, registered.trials))
 
 
 def study_warning(settings: Settings) -> str | None:
@@ -95,27 +97,38 @@ def show(settings: Settings, study, console: Console, status: int) -> Found:
     folder = home.study_folder(settings.out, settings.study)
     known = results.references(study.store, study.id)
     base = dict(known.scores) if known is not None else {}
-    drawn: tuple[list, objectives.Objectives, dict, str] = (results.trials(study.store, settings.study), study.objectives, base,
-                                                            f"{settings.study}: front of {len(rows)} among {len(study.study.trials)} trials")
+    points = results.trials(study.store, settings.study)
+    drawn = points, study.objectives, base, f"{settings.study}: front of {len(rows)} among {len(points)} trials"
     found = Found(rows, folder / "front.png", folder / "front.html", status)
     picture.write_png(found.png, *drawn)
     picture.write_html(found.html, *drawn)
-    out = Console(width=None if sys.stdout.isatty() else 250, highlight=False)
+    out = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False)
     if rows:
         table.render(rows, "table", study.objectives.names, out)
     else:
-        out.print("no trial has finished yet, so there is no front")
-    if known is not None and "real" in (known.base or {}):
-        floor = known.base["real"].get(study.objectives.quality)
-        if floor:
-            out.print(f"real pictures against real ones: {study.objectives.quality} {floor[0]:.3g} [{floor[1]:.3g}, {floor[2]:.3g}], "
-                      f"untouched base: {known.q_base:.3g}", markup=False)
-    where = f" --storage {shlex.quote(settings.storage)}" if settings.storage else ""
-    name = settings.study.replace("'", "''")
-    out.print(f"picture:   {found.png}\npage:      {found.html}\ndashboard: python -m hpo.dashboard{where}\n"
-              f"SQL:       python -m storage psql{where} -c {shlex.quote(f'''SELECT * FROM pareto_front WHERE study = '{name}' ''').strip()}",
-              markup=False, soft_wrap=True)
+        say(out, "no trial has finished yet, so there is no front")
+    for line in closing(settings, study, known, found):
+        say(out, line)
     return found
+
+
+def closing(settings: Settings, study, known, found: Found) -> Iterator[str]:
+    """The lines under the table: what to compare with, and where the same front is."""
+    from storage.engine import hidden
+
+    floor = ((known.base or {}).get("real") or {}).get(study.objectives.quality) if known is not None else None
+    if floor:
+        yield (f"real pictures against real ones: {study.objectives.quality} {floor[0]:.3g} [{floor[1]:.3g}, {floor[2]:.3g}], "
+               f"untouched base: {known.q_base:.3g}")
+    if found.rows and all(row["joint_reward"] is None for row in found.rows):
+        yield "reward: – since " + ("the yardstick does not copy more than the untouched base, or the base is no worse than real pictures"
+                                    if study.yardsticks("COMPLETE") else "the yardstick, full fine-tuning for all steps, is not finished yet")
+    where = f" --storage {shlex.quote(hidden(settings.storage))}" if settings.storage is not None else ""
+    query = "SELECT * FROM pareto_front WHERE study = '" + settings.study.replace("'", "''") + "'"
+    yield f"picture:   {found.png}"
+    yield f"page:      {found.html}"
+    yield f"dashboard: python -m hpo.dashboard{where}"
+    yield f"SQL:       python -m storage psql{where} -c {shlex.quote(query)}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from hpo import home
-from hpo.inner_loop import Result
-from hpo.study import Asked, Search
 from metrics.scores import SCORES
+from storage import leases
+
+if TYPE_CHECKING:
+    from hpo.inner_loop import Result
+    from hpo.study import Asked, Search
+
+log = logging.getLogger(__name__)
 
 COLUMNS, ROWS = 8, 3  # generated pictures in a note
-LEAST_SIDE = 96  # pixels a picture is shown with
+LEAST_SIDE, MOST_SIDE = 96, 192  # pixels a picture is shown with
+GRID = "generated.png"
 
 
 def artifact_folder() -> Path:
@@ -22,36 +32,65 @@ def artifact_folder() -> Path:
 
 
 def grid(pictures: np.ndarray, columns: int = COLUMNS, rows: int = ROWS) -> Image.Image:
-    """The first pictures (n, R, R) uint8 side by side, small ones enlarged."""
-    side = pictures.shape[1]
-    shown = max(side, LEAST_SIDE)
-    sheet = Image.new("L", (columns * shown, rows * shown))
-    for place, picture in enumerate(pictures[: columns * rows]):
-        tile = Image.fromarray(np.asarray(picture)).resize((shown, shown), Image.Resampling.NEAREST if side < shown else Image.Resampling.LANCZOS)
-        sheet.paste(tile, (place % columns * shown, place // columns * shown))
+    """The first pictures (n, R, R) uint8 side by side, small ones enlarged, large ones made smaller; no row is empty."""
+    shown = min(max(pictures.shape[1], LEAST_SIDE), MOST_SIDE)
+    tiles = pictures[: columns * rows]
+    sheet = Image.new("L", (min(len(tiles), columns) * shown, -(-len(tiles) // columns) * shown))
+    for place, picture in enumerate(tiles):
+        enlarged = Image.Resampling.NEAREST if pictures.shape[1] < shown else Image.Resampling.LANCZOS
+        sheet.paste(Image.fromarray(np.asarray(picture)).resize((shown, shown), enlarged), (place % columns * shown, place // columns * shown))
     return sheet
 
 
 def write(search: Search, asked: Asked, result: Result) -> None:
-    """Upload the grid as an Optuna artifact and save the note."""
-    from optuna.artifacts import FileSystemArtifactStore, upload_artifact
+    """Save the grid as an Optuna artifact and the note that shows it; may be done twice.
+
+    A disk that refuses the picture costs the note its picture, not the trial its scores. Raises StorageUnreachable.
+    """
     from optuna_dashboard import save_note
 
+    with leases.translated():
+        name_objectives(search)
+        try:
+            picture = f"![generated pictures](/artifacts/{search.id}/{asked.id}/{upload(asked, result.pictures)})"
+        except OSError as error:
+            log.warning("trial %d: its note is without pictures, %s cannot be written (%s)", asked.number, artifact_folder(), error.strerror)
+            picture = f"The pictures could not be written: {error.strerror}."
+        save_note(asked.trial, text(asked, result, picture))
+
+
+def name_objectives(search: Search) -> None:
+    """Axes of the dashboard's plots, which would be called 0 and 1."""
+    if search.study.metric_names is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Optuna calls it experimental
+            search.study.set_metric_names(list(search.objectives.names))
+
+
+def upload(asked: Asked, pictures: np.ndarray) -> str:
+    """The artifact's id; that of an earlier try if there was one. Raises OSError."""
+    from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
+
     folder = artifact_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f".{asked.id}.generated.png"
-    grid(result.pictures).save(file)
+    for known in get_all_artifact_meta(asked.trial):
+        if known.filename == GRID and (folder / known.artifact_id).is_file():
+            return known.artifact_id
+    file = folder / f".{asked.id}-{os.getpid()}" / GRID  # the dashboard shows the file's name
+    file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        artifact = upload_artifact(artifact_store=FileSystemArtifactStore(folder), file_path=str(file), study_or_trial=asked.trial)
+        grid(pictures).save(file)
+        return upload_artifact(artifact_store=FileSystemArtifactStore(folder), file_path=str(file), study_or_trial=asked.trial)
     finally:
         file.unlink(missing_ok=True)
-    save_note(asked.trial, text(search, asked, result, f"/artifacts/{search.id}/{asked.id}/{artifact}"))
+        file.parent.rmdir()
 
 
-def text(search: Search, asked: Asked, result: Result, picture: str) -> str:
-    rows = "\n".join(f"| {name} | {estimate.value:.4g} | {estimate.low:.4g} … {estimate.high:.4g} | {SCORES[name].meaning} |"
+def text(asked: Asked, result: Result, picture: str) -> str:
+    """The note in Markdown."""
+    rows = "\n".join(f"| {name} | {estimate.value:.4g} | {estimate.low:.4g} … {estimate.high:.4g} | {SCORES[name].unit} | "
+                     f"{'lower' if SCORES[name].direction == 'minimize' else 'higher'} | {SCORES[name].meaning} |"
                      for name, estimate in result.scores.items())
     return (f"**{asked.candidate.words}**\n\n{result.trainable:,} trainable parameters ({result.trainable_share:.3%} of the U-Net), "
             f"{result.seconds['total']:.0f} s, training loss {result.training_loss:.4f}\n\n"
-            f"| score | value | 95 % interval | what it is |\n|---|---|---|---|\n{rows}\n\n"
-            f"Generated from captions of patients that were not learned from:\n\n![generated pictures]({picture})\n")
+            f"| score | value | 95 % interval | unit | better | what it is |\n|---|---|---|---|---|---|\n{rows}\n\n"
+            f"Generated from captions of patients that were not learned from:\n\n{picture}\n")

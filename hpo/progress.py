@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from rich.console import Console, Group
@@ -13,10 +14,13 @@ from rich.text import Text
 from hpo import objectives as objective_table
 from hpo.objectives import Objectives
 from storage import results
+from storage.errors import StorageUnreachable
 from storage.results import Progress
 from storage.store import Store
 
 LINE_SECONDS = 10.0  # between plain lines when nothing else happens
+OUTAGE_SECONDS = 120.0  # how long the database may be away, as for workers
+BAR_WIDTH = 40  # characters
 
 
 def reference_point(objectives: Objectives, base: dict[str, tuple], yardstick: dict) -> list[float] | None:
@@ -53,30 +57,54 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+class Lines(logging.Handler):
+    """Puts warnings of the package on the console, above the display."""
+
+    def __init__(self, console: Console):
+        super().__init__(logging.WARNING)
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.print(record.getMessage(), markup=False, highlight=False, soft_wrap=True)
+
+
 class Display:
-    """A context in which `watch`, called about once a second, shows how the study stands."""
+    """A context in which `watch`, called about once a second, shows how the study stands.
+
+    `watch` bears a database that is away for OUTAGE_SECONDS, then raises StorageUnreachable.
+    """
 
     def __init__(self, store: Store, study: str, study_id: int, objectives: Objectives, console: Console):
         self.store, self.study, self.study_id, self.objectives, self.console = store, study, study_id, objectives, console
         self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self.lines = Lines(console)
         self.last_line, self.last_said = "", 0.0
         self.volume: float | None = None
         self.finished = -1
+        self.seen = time.monotonic()
 
     def __enter__(self) -> Display:
+        logging.getLogger("hpo").addHandler(self.lines)
         if self.live:
             self.live.start()
         return self
 
     def __exit__(self, *exception) -> None:
+        logging.getLogger("hpo").removeHandler(self.lines)
         if self.live:
             self.live.stop()
 
     def watch(self) -> None:
-        progress = results.progress(self.store, self.study_id)
-        if progress.counts.finished != self.finished:
-            self.finished = progress.counts.finished
-            self.volume = hypervolume(self.store, self.study, self.study_id, self.objectives)
+        try:
+            progress = results.progress(self.store, self.study_id)
+            if progress.counts.finished != self.finished:
+                self.volume = hypervolume(self.store, self.study, self.study_id, self.objectives)
+                self.finished = progress.counts.finished
+        except StorageUnreachable:
+            if time.monotonic() - self.seen > OUTAGE_SECONDS:
+                raise
+            return
+        self.seen = time.monotonic()
         if self.live:
             self.live.update(self.panel(progress))
         else:
@@ -99,16 +127,16 @@ class Display:
     def panel(self, progress: Progress) -> Group:
         table = Table(box=None, padding=(0, 1), show_header=False)
         for run in progress.running:
-            table.add_row(f"trial {run.number}", run.words or "", run.stage or "starting", duration(run.seconds))
+            table.add_row(f"trial {run.number}", run.words or "a new candidate", run.stage or "starting", duration(run.seconds))
         if not progress.running:
             table.add_row("", "workers are starting: base model, caches", "", "")
-        bar = ProgressBar(total=progress.counts.trials, completed=progress.counts.finished, width=40)
+        bar = ProgressBar(total=progress.counts.trials, completed=progress.counts.finished, width=BAR_WIDTH)
         return Group(Text(self.summary(progress), style="bold"), bar, table)
 
     def say(self, progress: Progress) -> None:
-        tried = "; ".join(f"{run.number}: {run.words} ({run.stage or 'starting'})" for run in progress.running)
+        tried = "; ".join(f"{run.number}: {run.words or 'a new candidate'} ({run.stage or 'starting'})" for run in progress.running)
         line = f"{self.summary(progress)}{' | ' + tried if tried else ''}"
         due = time.monotonic() - self.last_said > LINE_SECONDS
         if due and line != self.last_line or self.summary(progress).split(",")[0] != self.last_line.split(",")[0]:
-            self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
             self.last_line, self.last_said = line, time.monotonic()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,15 @@ SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {"auto": tpe
 def check(name: str) -> None:
     if name not in SAMPLERS:
         raise BadSetting(f"--sampler {name!r} is unknown: take {nearest(name, SAMPLERS)}")
+    if name == "gp" and find_spec("scipy") is None:
+        raise BadSetting("--sampler gp: Optuna's Gaussian process needs scipy, which is not installed; pip install scipy, or take tpe")
+
+
+def made(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    """The sampler of that name, without Optuna's word on which of its parts may change some day."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return SAMPLERS[name](seed)
 
 
 class SeededByNumber(optuna.samplers.BaseSampler):
@@ -46,13 +57,13 @@ class SeededByNumber(optuna.samplers.BaseSampler):
     """
 
     def __init__(self, name: str, seed: int):
-        self.make, self.seed = SAMPLERS[name], seed
-        self.number, self.inner = -1, self.make(seed)
+        self.name, self.seed = name, seed
+        self.number, self.inner = -1, made(name, seed)
 
     def of(self, trial: optuna.trial.FrozenTrial) -> optuna.samplers.BaseSampler:
         if trial.number != self.number:
             self.number = trial.number
-            self.inner = self.make(int(np.random.SeedSequence([self.seed, trial.number]).generate_state(1)[0]))
+            self.inner = made(self.name, int(np.random.SeedSequence([self.seed, trial.number]).generate_state(1)[0]))
         return self.inner
 
     def infer_relative_search_space(self, study, trial) -> dict[str, Any]:

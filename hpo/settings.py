@@ -12,13 +12,13 @@ from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from hpo import engines
 from hpo.command import Parser, decimal, whole
 from hpo.errors import BadSetting
 from trainers.errors import nearest
 
 STEP_GRID = 4  # a candidate's steps are about a quarter, half, three quarters or all of --steps
 PRECISIONS = ("fp32", "bf16", "fp16")
-ENGINES = ("local", "ray")
 KEEPS = ("front", "all", "none")
 DEVICE = r"auto|(?:cpu|cuda|mps|xpu)(?::\d+)?"  # what torch.device takes, and auto
 LONGEST_NAME = 200  # characters of a study's name; Optuna's column has 512
@@ -49,11 +49,11 @@ class Settings:
     encoder: str | None = setting(None, "model and data", "CLIP folder, or 'pixels', whose features score pictures (default: the miniature's)")
     data: str | None = setting(None, "model and data", "MIMIC-CXR-JPG folder (default: generated phantoms)")
     resolution: int | None = setting(None, "model and data", "pixels a side (default: the model's own)", means=True)
-    train_images: int = setting(52, "model and data", "pictures a side: train, twin and second twin have this many each", means=True)
+    train_images: int = setting(60, "model and data", "pictures a side: train, twin and second twin have this many each", means=True)
 
     steps: int = setting(200, "trial", "optimizer steps of the longest candidates", means=True)
     batch_size: int = setting(32, "trial", "pictures a training step", means=True)
-    generated: int = setting(104, "trial", "pictures generated a side for the scores", means=True)
+    generated: int = setting(120, "trial", "pictures generated a side for the scores", means=True)
     sampling_steps: int = setting(15, "trial", "solver steps of a generated picture", means=True)
     guidance_scale: float = setting(2.0, "trial", "weight of classifier-free guidance", means=True)
     learning_rate_scale: float = setting(1.0, "trial", "factor on each method's range of learning rates (they fit the miniature)", means=True)
@@ -63,7 +63,7 @@ class Settings:
     space: str = setting("default", "search", "search space", means=True)
     sampler: str = setting("auto", "search", "Optuna sampler: auto, tpe, gp, nsga2 or random")
 
-    engine: str = setting("local", "running", "who places the trials", choices=ENGINES)
+    engine: str = setting("local", "running", "who places the trials", choices=tuple(engines.CLASSES))
     workers: int | None = setting(None, "running", "trials at a time (default: one a GPU, else one a CPU core)")
     gpus_per_trial: float = setting(1.0, "running", "share of a GPU that a trial takes, with --engine ray")
     ray_address: str | None = setting(None, "running", "address of a Ray cluster (default: Ray on this machine)")
@@ -211,6 +211,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in data.items():
         for name, inner in (value if isinstance(value, dict) else {key: value}).items():
-            if flat.setdefault(name.replace("-", "_"), inner) is not inner:
+            spelt = name.replace("-", "_")
+            if spelt in flat:
                 raise BadSetting(f"--config {path}: {name} is there twice, keep one of them")
+            flat[spelt] = inner
     return flat

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -13,6 +14,7 @@ from hpo.samplers import SeededByNumber
 from hpo.settings import Settings
 from hpo.spaces import Bounds, named
 from hpo.spaces.reference import reference_candidate
+from metrics.encoders import PIXELS
 from metrics.estimate import Estimate
 from metrics.scores import SCORES, Scores
 from storage import leases, results
@@ -21,12 +23,15 @@ from storage.store import Store
 from trainers.candidate import Candidate
 from trainers.methods import METHODS
 
-log = logging.getLogger(__name__)
-
 CANDIDATE, BASELINE, ATTEMPT, DUPLICATE_OF, YARDSTICK = "candidate", "baseline", "attempt", "duplicate_of", "yardstick"
+UNDEFINED = "joint_reward_undefined"  # on a yardstick that was measured but by which nothing can be rewarded
+FAILED_BEFORE = "failed_before"  # on the study: failures of former launches, which do not count against this one
 MOST_ATTEMPTS = 3  # of one candidate whose workers died or lost the database: it may be the one that kills them
 MOST_DUPLICATES = 100  # in a row: then the space counts as exhausted
 LEAST_FAILURES, FAILURE_SHARE = 10, 0.2  # DESIGN, decision 1: max(10, N / 5) failed trials are replaced
+PATHS = ("model", "encoder", "data", "out")
+NO_REWARD = ("joint_reward is not defined: the yardstick does not copy more than the untouched base, or the base is no worse than real pictures; "
+             "train longer (--steps) or on fewer pictures (--train-images)")
 
 
 @dataclass(frozen=True)
@@ -76,14 +81,27 @@ class Search:
         self.id = self.study._study_id
 
     def register(self, trials: int | None, identity: dict[str, str]) -> results.Registered:
-        """Create the study's row or join it. Raises SettingsDiffer where a setting that means something differs."""
+        """Create the study's row or join it; trials None: a worker that joins. Raises SettingsDiffer where a setting that means something differs."""
         binding = {**self.settings.meaning(), **identity}
         binding.pop("objectives"), binding.pop("reward_weight")  # columns of their own
-        free = {name: value for name, value in self.settings.to_json().items() if name not in self.settings.meaning()}
         directions = {name: score.direction for name, score in SCORES.items()}
-        return results.register(self.store, self.id, trials, binding, free, objectives=self.objectives.names, directions=directions,
-                                quality=self.objectives.quality, memorization=self.objectives.memorization,
-                                reward_weight=self.settings.reward_weight)
+        registered = results.register(self.store, self.id, trials, binding, self.free(), objectives=self.objectives.names, directions=directions,
+                                      quality=self.objectives.quality, memorization=self.objectives.memorization,
+                                      reward_weight=self.settings.reward_weight)
+        if trials is not None:  # a new launch: whatever made trials fail before may have been mended
+            with leases.translated():
+                self.study.set_user_attr(FAILED_BEFORE, leases.counts(self.store, self.id).failed)
+        return registered
+
+    def free(self) -> dict[str, Any]:
+        """The settings that may change between launches. Paths are made absolute, for workers that start in other folders;
+        the store's URL is left out, since it may hold a password."""
+        given = self.settings.to_json()
+        free = {name: value for name, value in given.items() if name not in self.settings.meaning() and name != "storage"}
+        for name in PATHS:
+            if free[name] is not None and not (name == "encoder" and free[name] == PIXELS):
+                free[name] = str(Path(free[name]).absolute())
+        return free
 
     def ask(self) -> Asked | Wait | Ended:
         """The next trial to run, under a lease of this worker. One worker of the study asks at a time."""
@@ -92,10 +110,10 @@ class Search:
                 for number in leases.expire(self.store, self.id):
                     self.try_again(number)
                 counts = leases.counts(self.store, self.id)
-                ended = self.ended(counts)
-                if ended or counts.finished + counts.running >= counts.trials:
-                    return ended or Wait()
-                if self.waits_for_yardstick():
+                verdict = self.verdict(counts)
+                if verdict:
+                    return Wait() if counts.running else verdict
+                if counts.finished + counts.running >= counts.trials or self.waits_for_yardstick():
                     return Wait()
                 try:
                     asked = self.start()
@@ -105,7 +123,7 @@ class Search:
                     return asked
 
     def start(self) -> Asked | None:
-        """Take a proposal and its lease; None if it is a duplicate, which is told at once."""
+        """Take a proposal and its lease; None if it is a duplicate, which is told at once. A yardstick is run in any case."""
         trial = self.study.ask()
         attributes = trial.user_attrs
         if CANDIDATE in attributes:
@@ -115,29 +133,43 @@ class Search:
         else:
             candidate = self.space.propose(trial, self.bounds)
         asked = Asked(trial, candidate, attributes.get(BASELINE) == YARDSTICK)
-        results.record_candidate(self.store, asked.id, hash=candidate.hash, words=candidate.words, method=candidate.method,
-                                 steps=candidate.steps, json=candidate.to_json(), baseline=attributes.get(BASELINE), yardstick=asked.yardstick)
-        other = results.find_duplicate(self.store, self.id, candidate.hash, asked.id)
+        self.record(asked)
+        other = None if asked.yardstick else results.find_duplicate(self.store, self.id, candidate.hash, asked.id)
         if other is None:
             return asked
         trial.set_user_attr(DUPLICATE_OF, other)
         self.tell(asked, "duplicate", f"the same candidate as trial {other}")
         return None
 
-    def ended(self, counts: leases.Counts) -> Ended | None:
+    def state(self) -> Ended | None:
+        """The study's end, if it has come and nothing is running any more."""
+        counts = leases.counts(self.store, self.id)
+        return None if counts.running else self.verdict(counts)
+
+    def verdict(self, counts: leases.Counts) -> Ended | None:
+        """Why no further trial is started, if so. Trials that run now go on, or expire."""
         if counts.finished >= counts.trials:
             return Ended(0, f"all {counts.trials} trials are finished")
-        if counts.failed > most_failures(counts.trials):
-            return Ended(1, f"{counts.failed} trials failed, more than max({LEAST_FAILURES}, N/5): the reasons are in the column `reason` "
-                            "of the view trial_scores")
-        if counts.duplicates_in_a_row >= MOST_DUPLICATES:
+        failed = counts.failed - self.study.user_attrs.get(FAILED_BEFORE, 0)
+        if failed > most_failures(counts.trials):
+            return Ended(1, f"{failed} trials failed, more than max({LEAST_FAILURES}, N/5): {self.reasons()}")
+        if counts.duplicates_in_a_row >= MOST_DUPLICATES and not counts.waiting:
             return Ended(0, f"the space is exhausted: {MOST_DUPLICATES} proposals in a row were known already")
-        if self.objectives.is_joint_reward and not self.next_yardsticks() and not self.yardsticks("COMPLETE", "RUNNING", "WAITING"):
-            return Ended(1, "no baseline can be the yardstick of joint_reward: none copies more than the untouched base; "
-                            "train longer (--steps) or on fewer pictures (--train-images)")
+        if self.objectives.is_joint_reward:
+            spoilt = self.yardsticks("FAIL")
+            if any(UNDEFINED in trial.user_attrs for trial in spoilt):
+                return Ended(1, NO_REWARD)
+            if spoilt and not self.next_yardsticks() and not self.yardsticks("COMPLETE", "RUNNING", "WAITING"):
+                return Ended(1, f"no baseline could be the yardstick of joint_reward: {self.reasons()}")
         return None
 
-    # The yardstick: full fine-tuning for all steps comes first; if it fails by its own fault, the next baseline by name.
+    def reasons(self, most: int = 3) -> str:
+        """Why trials failed, the most frequent reasons first, on one line."""
+        counted = Counter(row["reason"] for row in results.trials(self.store, self.settings.study) if row["outcome"] == "failed")
+        named = [f"{count} × {reason}" for reason, count in counted.most_common(most)]
+        return "; ".join(named) + (f"; {len(counted) - most} other reasons" if len(counted) > most else "")
+
+    # The yardstick: full fine-tuning for all steps comes first; if it fails for good, the next baseline by name.
 
     def yardsticks(self, *states: str) -> list[optuna.trial.FrozenTrial]:
         return [trial for trial in self.study.get_trials(deepcopy=False)
@@ -145,7 +177,7 @@ class Search:
 
     def next_yardsticks(self) -> list[str]:
         names = ["full", *sorted(set(METHODS) - {"full"})]
-        spent = {trial.user_attrs[CANDIDATE]["method"] for trial in self.yardsticks("FAIL") if not self.may_retry(trial)}
+        spent = {trial.user_attrs[CANDIDATE]["method"] for trial in self.yardsticks("FAIL") if self.is_spent(trial)}
         return [name for name in names if name not in spent]
 
     def waits_for_yardstick(self) -> bool:
@@ -163,42 +195,51 @@ class Search:
     def enqueue(self, candidate: Candidate, attributes: dict[str, Any]) -> None:
         self.study.enqueue_trial(self.space.parameters(candidate, self.bounds), user_attrs={CANDIDATE: candidate.to_json(), **attributes})
 
-    def may_retry(self, trial: optuna.trial.FrozenTrial) -> bool:
+    def is_spent(self, trial: optuna.trial.FrozenTrial) -> bool:
+        """Whether a trial failed so that its candidate is not run again."""
         lease = leases.read(self.store, trial._trial_id)
-        return lease is not None and not lease.own_cause and trial.user_attrs.get(ATTEMPT, 1) < MOST_ATTEMPTS
+        return lease is not None and lease.outcome in ("failed", "expired") and not self.may_retry(trial, lease)
+
+    def may_retry(self, trial: optuna.trial.FrozenTrial, lease: leases.Lease | None) -> bool:
+        """Whether the candidate is not to blame: its worker was killed, stopped or lost the database, the disk was full, …"""
+        if lease is None or lease.own_cause or lease.outcome == "duplicate":
+            return False
+        return lease.outcome == "released" or trial.user_attrs.get(ATTEMPT, 1) < MOST_ATTEMPTS
 
     def try_again(self, number: int) -> None:
-        """Enqueue a trial's candidate once more: its worker was killed or lost the database, the candidate is not to blame."""
+        """Enqueue a trial's candidate once more if it may be; being stopped on purpose does not count as an attempt."""
         trial = self.study.get_trials(deepcopy=False)[number]
-        recorded = results.candidate(self.store, trial._trial_id)
-        if recorded is None or not self.may_retry(trial):
+        recorded, lease = results.candidate(self.store, trial._trial_id), leases.read(self.store, trial._trial_id)
+        if recorded is None or not self.may_retry(trial, lease):
             return
-        attributes = {ATTEMPT: trial.user_attrs.get(ATTEMPT, 1) + 1}
+        attributes = {ATTEMPT: trial.user_attrs.get(ATTEMPT, 1) + (lease.outcome != "released")}
         if BASELINE in trial.user_attrs:
             attributes[BASELINE] = trial.user_attrs[BASELINE]
         self.enqueue(Candidate.from_json(recorded), attributes)
 
     # Telling. Scores are written before the trial is told; if the worker dies in between, the trial expires and they do not show.
 
-    def measured(self, asked: Asked, trainable: int, share: float) -> None:
-        """Note the size of the subset once it is known."""
+    def record(self, asked: Asked, trainable: int | None = None, share: float | None = None) -> None:
+        """Note what the trial runs, and again with the size of the subset once that is known. Raises LeaseLost."""
         candidate = asked.candidate
         results.record_candidate(self.store, asked.id, hash=candidate.hash, words=candidate.words, method=candidate.method, steps=candidate.steps,
                                  json=candidate.to_json(), trainable=trainable, trainable_share=share,
                                  baseline=asked.trial.user_attrs.get(BASELINE), yardstick=asked.yardstick)
 
-    def finish(self, asked: Asked, scores: Scores, seconds: float) -> None:
-        """Tell a finished trial. A joint reward that does not exist makes it a failed one. Raises LeaseLost."""
+    def finish(self, asked: Asked, scores: Scores, seconds: float) -> str:
+        """Tell a trial that was measured; gives its outcome: failed if its joint reward does not exist. Raises LeaseLost."""
         results.record_scores(self.store, asked.id, plain(scores), seconds)
-        if self.objectives.is_joint_reward:
+        if not self.objectives.is_joint_reward:
+            values = [float(scores[name].value) for name in self.objectives.names]
+        else:
             reward = self.reward(asked, scores)
             if reward is None:
-                self.tell(asked, "failed", "joint_reward is not defined: the yardstick does not copy more than the untouched base, "
-                                           "or the base is no worse than real pictures", own_cause=True)
-            else:
-                self.tell(asked, "finished", values=[reward])
-            return
-        self.tell(asked, "finished", values=[float(scores[name].value) for name in self.objectives.names])
+                asked.trial.set_user_attr(UNDEFINED, NO_REWARD)
+                self.tell(asked, "failed", NO_REWARD, own_cause=True)
+                return "failed"
+            values = [reward]
+        self.tell(asked, "finished", values=values)
+        return "finished"
 
     def reward(self, asked: Asked, scores: Scores) -> float | None:
         q, m = scores[self.objectives.quality].value, scores[self.objectives.memorization].value
@@ -209,15 +250,22 @@ class Search:
                                                                        known.q_real, known.m_base, m_yard=m)
 
     def fail(self, asked: Asked, reason: str, own_cause: bool) -> None:
-        """Tell a failed trial; its candidate is tried again only if it is not to blame."""
-        self.tell(asked, "failed", reason, own_cause=own_cause)
-        if not own_cause:
+        """Tell a failed trial; its candidate is tried again only if it is not to blame. Raises LeaseLost."""
+        with leases.asking(self.store, self.id):  # nobody asks between the two: a lost yardstick would be enqueued twice
+            self.tell(asked, "failed", reason, own_cause=own_cause)
             self.try_again(asked.number)
 
     def release(self, asked: Asked) -> None:
-        """Give a trial back unfinished, on Ctrl-C: it counts as nothing, and the candidate is tried again."""
-        self.tell(asked, "released", "the worker was stopped")
-        self.try_again(asked.number)
+        """Give a trial back unfinished, on Ctrl-C: it counts as nothing, and the candidate is tried again. Raises LeaseLost."""
+        with leases.asking(self.store, self.id):
+            self.tell(asked, "released", "the worker was stopped")
+            self.try_again(asked.number)
+
+    def was_told(self, asked: Asked) -> bool:
+        """Whether this worker has told the trial as finished already."""
+        lease = leases.read(self.store, asked.id)
+        state = self.study.get_trials(deepcopy=False)[asked.number].state
+        return lease is not None and lease.worker == self.store.worker and state == optuna.trial.TrialState.COMPLETE
 
     def tell(self, asked: Asked, outcome: str, reason: str | None = None, values: list[float] | None = None, own_cause: bool = False) -> None:
         with leases.translated():

@@ -4,74 +4,108 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from pathlib import Path
 
 import torch
 
-from hpo import keeping, notes
-from hpo.inner_loop import InnerLoop
+from hpo import keeping, notes, stopping
+from hpo.inner_loop import InnerLoop, Result
+from hpo.stopping import Stopped
 from hpo.study import Asked, Search
 from metrics.errors import MetricError
 from storage import leases
-from storage.errors import LeaseLost, StorageError
+from storage.errors import LeaseLost, StorageError, StorageUnreachable
 from trainers.errors import TrainerError
 
 log = logging.getLogger(__name__)
 
-
-class Stopped(BaseException):
-    """The worker was asked to stop; not an Exception, so that no library swallows it on the way up."""
+LONGEST_REASON = 500  # characters
+OUTAGE_SECONDS = 120.0  # how long a database may be away before a worker gives up
+RETRY_SECONDS = 1.0
 
 
 def run_trial(search: Search, inner: InnerLoop, asked: Asked) -> str:
     """Run what was asked and tell the study; gives the outcome: finished, failed or lost.
 
     A failure is stored with its reason and the search goes on: the candidate's own (a loss that is not finite, no memory
-    for it) is final, any other lets it be tried again. Raises Stopped after giving the trial back.
+    for it) is final, any other lets it be tried again. Raises Stopped after giving the trial back, and
+    StorageUnreachable where the database is away: then the lease runs out, and the candidate is tried again.
     """
-    kept: Path | None = None
+    kept = keeping.path_for(search, asked)
     try:
-        with leases.Heartbeat(search.store, asked.id) as heartbeat:
-            def on_stage(stage: str) -> None:
-                if heartbeat.lost.is_set():
-                    raise LeaseLost(asked.id, search.store.worker)
-                heartbeat.stage(stage)
-
-            kept = keeping.path_for(search, asked)
-            result = inner.evaluate(asked.candidate, asked.number, on_stage, kept)
-            search.measured(asked, result.trainable, result.trainable_share)
-            notes.write(search, asked, result)
-            if kept is not None:
-                keeping.record(search, asked, kept)
-            search.finish(asked, result.scores, result.seconds["total"])
+        outcome = evaluate(search, inner, asked, kept)
     except LeaseLost as error:
         log.warning("trial %d was lost: %s", asked.number, error)
-        discard(kept)
-        return "lost"
+        outcome = "lost"
     except (Stopped, KeyboardInterrupt):
-        discard(kept)
-        search.release(asked)
+        keeping.discard(kept)
+        release(search, asked)
         raise
     except StorageError:
-        discard(kept)
-        raise  # the database is gone: the lease runs out, and the candidate is tried again
+        raise  # nobody knows whether the trial was told, so its tensors stay until `tidy`
     except Exception as error:  # whatever a trial raises is stored with it, and the search goes on
-        discard(kept)
-        log.warning("trial %d failed: %s", asked.number, reason_of(error))
-        search.fail(asked, reason_of(error), own_cause=is_own_cause(error))
-        return "failed"
+        outcome = fail(search, asked, error)
+    if outcome != "finished":
+        keeping.discard(kept)
     keeping.tidy(search)
-    return "finished"
+    return outcome
 
 
-def discard(path: Path | None) -> None:
-    if path is not None:
-        path.unlink(missing_ok=True)
+def evaluate(search: Search, inner: InnerLoop, asked: Asked, kept: Path | None) -> str:
+    """Fine-tune, generate and score under a heartbeat, then write and tell; what is written is not cut in two by a signal."""
+    with leases.Heartbeat(search.store, asked.id) as heartbeat:
+        def on_stage(stage: str) -> None:
+            if heartbeat.lost.is_set():
+                raise LeaseLost(asked.id, search.store.worker)
+            heartbeat.stage(stage)
+
+        if kept is not None:  # noted first: a worker that is killed must not leave a file that nobody knows of
+            keeping.record(search, asked, kept)
+        with stopping.interruptible():
+            result = inner.evaluate(asked.candidate, asked.number, on_stage, kept)
+        return write(search, asked, result)
+
+
+def write(search: Search, asked: Asked, result: Result) -> str:
+    """Write and tell, again and again while the database is away for a moment: every part of it may be done twice."""
+    until = time.monotonic() + OUTAGE_SECONDS
+    while True:
+        try:
+            search.record(asked, result.trainable, result.trainable_share)
+            notes.write(search, asked, result)
+            return search.finish(asked, result.scores, result.seconds["total"])
+        except StorageUnreachable as error:
+            if time.monotonic() > until:
+                raise
+            log.warning("trial %d is measured, but the database is away, trying again: %s", asked.number, error)
+            time.sleep(RETRY_SECONDS)
+        except LeaseLost:
+            if not search.was_told(asked):  # else the answer to the last try was lost, not the try
+                raise
+            return "finished"
+
+
+def fail(search: Search, asked: Asked, error: Exception) -> str:
+    log.warning("trial %d failed: %s", asked.number, reason_of(error))
+    try:
+        search.fail(asked, reason_of(error), own_cause=is_own_cause(error))
+    except LeaseLost as lost:
+        log.warning("trial %d was lost: %s", asked.number, lost)
+        return "lost"
+    return "failed"
+
+
+def release(search: Search, asked: Asked) -> None:
+    try:
+        search.release(asked)
+    except StorageError as error:  # then the lease runs out, which does the same
+        log.warning("trial %d was not given back: %s", asked.number, error)
 
 
 def reason_of(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or ["no message"]
-    return f"{type(error).__name__}: {lines[0]}"[:500]
+    return f"{type(error).__name__}: {lines[0]}"[:LONGEST_REASON]
 
 
 def is_own_cause(error: BaseException) -> bool:

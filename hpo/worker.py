@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import signal
@@ -12,9 +11,11 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hpo.command import one_line_errors
+from hpo import stopping
+from hpo.command import INTERRUPTED, Parser, one_line_errors, store_url, whole
 from hpo.errors import BadSetting
-from hpo.settings import Settings
+from hpo.settings import Settings, check_device
+from hpo.stopping import Stopped
 from storage import results
 from storage.errors import StorageUnreachable
 from storage.store import Store, open_store, worker_name
@@ -26,7 +27,7 @@ log = logging.getLogger("hpo.worker")
 
 PATHS = ("model", "encoder", "data")
 WAIT_SECONDS = 1.0  # between looks while others run the last trials
-OUTAGE_SECONDS = 120.0  # how long a database may be away before the worker gives up
+STORAGE_VARIABLE = "PEFT_PARETO_WORKER_STORAGE"  # from launch to its own workers: a URL on the command line shows its password to all users
 
 
 def stored_settings(store: Store, study: str) -> Settings:
@@ -43,14 +44,20 @@ class Worker:
     """One process's part in a study: the loaded base model and one trial after the other. Every engine runs this."""
 
     def __init__(self, url: str, study: str, device: str = "auto", paths: dict[str, str] | None = None):
-        """Join a registered study. Raises UnknownStudy, SettingsDiffer where this machine's contents are others, BadData, BadModel."""
+        """Join a registered study.
+
+        Raises UnknownStudy, SettingsDiffer where this machine's contents are others, BadData, BadModel, BadSetting for a
+        device that is not there.
+        """
         from hpo.inner_loop import InnerLoop, pick_device
         from hpo.study import Search
 
         store = open_store(url, worker_name())
         settings = replace(stored_settings(store, study), study=study, **(paths or {}))
+        chosen = pick_device(device if device != "auto" else settings.device)
+        check_usable(chosen)
         self.search = Search(store, settings)
-        self.inner = InnerLoop(settings, pick_device(device if device != "auto" else settings.device), lambda stage: log.info("%s", stage))
+        self.inner = InnerLoop(settings, chosen, lambda stage: log.info("%s", stage))
         self.search.register(None, self.inner.identity)
         self.record_references()
         self.away_since: float | None = None
@@ -65,13 +72,13 @@ class Worker:
                                   m_base=base[memorization].value, scores=plain(base),
                                   base={"real": plain(real), "parameters": self.inner.units.total})
 
-    def step(self) -> Ended | None:
-        """Run one trial, or wait a moment if there is none to run now; the end of the study once it has come.
+    def step(self) -> Ended | str | None:
+        """Run one trial and give its outcome, or wait a moment if there is none to run now; the end of the study once it has come.
 
         A database that is away is asked again for OUTAGE_SECONDS, then StorageUnreachable is raised.
         """
         from hpo.study import Asked, Ended
-        from hpo.trial import run_trial
+        from hpo.trial import OUTAGE_SECONDS, run_trial
 
         try:
             asked = self.search.ask()
@@ -81,32 +88,45 @@ class Worker:
                 return asked
             if isinstance(asked, Asked):
                 log.info("trial %d: %s", asked.number, asked.candidate.words)
-                log.info("trial %d %s", asked.number, run_trial(self.search, self.inner, asked))
-                return None
+                outcome = run_trial(self.search, self.inner, asked)
+                log.info("trial %d %s", asked.number, outcome)
+                return outcome
         except StorageUnreachable as error:
             self.away_since = self.away_since or time.monotonic()
             if time.monotonic() - self.away_since > OUTAGE_SECONDS:
                 raise
             log.warning("the database is away, trying again: %s", error)
-        time.sleep(WAIT_SECONDS)
+        with stopping.interruptible():
+            time.sleep(WAIT_SECONDS)
         return None
+
+    def turn(self) -> Ended | str:
+        """Run one trial, waiting until there is one to run; its outcome, or the study's end. Raises Stopped."""
+        while True:
+            with stopping.interruptible():
+                pass  # a request to stop that came while a trial was told leaves here
+            done = self.step()
+            if done is not None:
+                return done
 
     def work(self) -> int:
         """Take trials until the study has ended; gives its exit status."""
-        while (ended := self.step()) is None:
+        from hpo.study import Ended
+
+        while not isinstance(done := self.turn(), Ended):
             pass
-        return ended.status
+        return done.status
 
 
-def stop_on_signals() -> None:
-    """SIGTERM stops like Ctrl-C: the running trial is given back."""
-    from hpo.trial import Stopped
+def check_usable(device: str) -> None:
+    """BadSetting where torch has no such device here."""
+    import torch
 
-    def stop(number, frame):
-        raise Stopped
-
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadSetting(f"--device {device}: this machine cannot compute on it ({said}), take cpu or a GPU that nvidia-smi lists") from error
 
 
 def die_with_parent() -> None:
@@ -114,40 +134,50 @@ def die_with_parent() -> None:
     def watch() -> None:
         while os.read(0, 4096):
             pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # so that the running trial is given back
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m hpo.worker", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(prog="python -m hpo.worker", description=__doc__.splitlines()[0])
     parser.add_argument("--study", required=True, help="name of the study to join")
     parser.add_argument("--storage", default=None, help="postgresql:// URL of its store (default: the embedded server)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:0, … (default: a GPU if there is one)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of the arithmetic (default: 1)")
+    parser.add_argument("--threads", type=whole, default=1, help="CPU threads of the arithmetic (default: 1)")
     for name in PATHS:
         parser.add_argument(f"--{name}", default=None, help=f"where the study's {name} is on this machine, if not where the study says")
     parser.add_argument("--with-parent", action="store_true", help="end when standard input closes, as launch's own workers do")
     given = parser.parse_args(arguments)
+    check_device(given.device)
     if given.threads < 1:
         raise BadSetting(f"--threads {given.threads}: it must be at least 1")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    os.environ.setdefault("OMP_NUM_THREADS", str(given.threads))
-    import torch
-
-    from hpo.trial import Stopped
-    from storage import embedded
-
-    torch.set_num_threads(given.threads)
-    quiet_libraries()
-    stop_on_signals()
+    stopping.on_signals(signal.SIGTERM, signal.SIGINT)
     if given.with_parent:
         die_with_parent()
+    log_to_stderr()
+    url = store_url(given.storage if given.storage is not None else os.environ.get(STORAGE_VARIABLE))
     paths = {name: getattr(given, name) for name in PATHS if getattr(given, name) is not None}
     try:
-        return Worker(given.storage or embedded.start(), given.study, given.device, paths).work()
+        with stopping.interruptible():
+            use_threads(given.threads)
+            worker = Worker(url, given.study, given.device, paths)
+        return worker.work()
     except Stopped:
-        return 130
+        return INTERRUPTED
+
+
+def log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+
+
+def use_threads(count: int) -> None:
+    """Load torch with that many threads, and no progress bars and advice from the model libraries."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(count))
+    import torch
+
+    torch.set_num_threads(count)
+    quiet_libraries()
 
 
 def quiet_libraries() -> None:

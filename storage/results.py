@@ -76,9 +76,9 @@ def register(
 ) -> Registered:
     """Creates the study's row, or joins it; from then on the database watches over its trials.
 
-    `binding`, the objectives and the weight must be what is stored; `free` replaces what is stored; `trials` may grow
-    but never shrinks. With trials None (a worker that joins) neither is changed. `directions`: score name ->
-    "minimize" or "maximize".
+    `binding`, the objectives and the weight must be what is stored; `free` and `trials` replace what is stored: the
+    last one who launches says how many trials there shall be. With trials None (a worker that joins) neither is
+    changed. `directions`: score name -> "minimize" or "maximize".
     Raises SettingsDiffer, ForeignStudy (it has started trials but is not registered), BadValue (None trials or no such
     study, where it must be created).
     """
@@ -94,10 +94,11 @@ def register(
             _compare(stored.settings["binding"], given["binding"])
             if trials is None:  # a worker that joins: its machine's paths are not the study's
                 return Registered(stored.trials, stored.settings, created=False)
-            total = max(stored.trials, trials)
+            if trials < 1:
+                raise BadValue(f"trials={trials!r} must be 1 or more: start study {name!r} with --trials N")
             query = "UPDATE peft_pareto.studies SET trials = :trials, settings = :settings WHERE study_id = :id"
-            connection.execute(text(query), {"id": study_id, "trials": total, "settings": json.dumps(given)})
-            return Registered(total, given, created=False)
+            connection.execute(text(query), {"id": study_id, "trials": int(trials), "settings": json.dumps(given)})
+            return Registered(int(trials), given, created=False)
         query = "SELECT count(*) FROM trials WHERE study_id = :id AND state <> 'WAITING'"
         if connection.scalar(text(query), {"id": study_id}):
             raise ForeignStudy(name)

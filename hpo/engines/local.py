@@ -13,17 +13,17 @@ from pathlib import Path
 
 from hpo import home
 from hpo.command import USAGE
-from hpo.engines.base import Engine, Watch
-from hpo.errors import SearchError
+from hpo.engines.base import STOP_SECONDS, Deaths, Engine, Watch, cores, threads_for
+from hpo.errors import BadSetting, SearchError
 from hpo.settings import Settings
+from hpo.study import Ended, Search, most_failures
+from hpo.worker import STORAGE_VARIABLE
 
 log = logging.getLogger(__name__)
 
-MOST_QUICK_DEATHS = 3  # of workers that died within QUICK_SECONDS of their start: more would be a loop
-QUICK_SECONDS = 60.0
-STOP_SECONDS = 20.0  # for workers to give their trials back
 GIB = 1 << 30
 WORKER_GIB = 1.5  # of memory that a worker with the miniature may take
+LOOK_SECONDS = 0.5
 
 
 @dataclass
@@ -41,69 +41,79 @@ class WorkerProcess:
 
 
 def gpus(device: str) -> list[str]:
-    """The CUDA devices that trials may use; empty where there is none or --device names the CPU."""
-    if device.startswith("cpu"):
+    """The devices that trials may use; empty where they use the CPU. BadSetting for --device cuda without a GPU."""
+    kind, colon, _ = device.partition(":")
+    if kind == "cpu":
         return []
-    if device.startswith("cuda:"):
+    if colon or kind not in ("auto", "cuda"):
         return [device]
+    found = visible_gpus()
+    if not found and kind == "cuda":
+        raise BadSetting("--device cuda: nvidia-smi lists no GPU, or CUDA_VISIBLE_DEVICES hides all; take auto or cpu, or name one such as cuda:0")
+    return [f"cuda:{number}" for number in range(found)]
+
+
+def visible_gpus() -> int:
+    """How many CUDA devices a process started now would see, without loading torch."""
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = len([line for line in listed.splitlines() if line.startswith("GPU ")]) if visible is None else len([v for v in visible.split(",") if v.strip()])
-    return [f"cuda:{number}" for number in range(count)]
+        return 0
+    count = len([line for line in listed.splitlines() if line.startswith("GPU ")])
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return count
+    named = [word.strip() for word in chosen.split(",")]
+    # CUDA ignores everything from the first name on that it does not know.
+    known = next((i for i, word in enumerate(named) if not word or word.startswith("-") or word == "NoDevFiles"), len(named))
+    return min(known, count)
 
 
 def default_workers(devices: list[str]) -> int:
     """One a GPU; without any, one a CPU core, as memory allows: measured to give the most trials an hour (docs/speed.md)."""
     if devices:
         return len(devices)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     except (ValueError, OSError):
-        memory = cores * WORKER_GIB
-    return max(min(cores, int(memory / WORKER_GIB)), 1)
+        memory = cores() * WORKER_GIB
+    return max(min(cores(), int(memory / WORKER_GIB)), 1)
 
 
 class Local(Engine):
     name = "local"
 
-    def run(self, settings: Settings, url: str, watch: Watch) -> int:
-        devices = gpus(settings.device)
-        count = settings.workers or default_workers(devices)
-        threads = 1 if not devices and settings.workers is None else max((os.cpu_count() or 1) // count, 1)
+    def run(self, search: Search, url: str, watch: Watch) -> Ended:
+        settings = search.settings
+        devices = gpus(settings.device) or ["cpu"]
+        count = settings.workers or min(default_workers([] if devices == ["cpu"] else devices), settings.trials)
+        threads = threads_for(count)
         logs = home.study_folder(settings.out, settings.study) / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        workers = [self.start(settings, url, devices[i % len(devices)] if devices else "cpu", threads, logs / f"worker-{i}.log") for i in range(count)]
-        quick_deaths = 0
+        deaths = Deaths(most_failures(settings.trials))
+        workers: list[WorkerProcess] = []
         try:
+            for i in range(count):
+                workers.append(self.start(settings, url, devices[i % len(devices)], threads, logs / f"worker-{i}.log"))
             while workers:
-                for worker in list(workers):
-                    status = worker.process.poll()
-                    if status is None:
-                        continue
+                for worker in [each for each in workers if each.process.poll() is not None]:
                     workers.remove(worker)
-                    if status in (0, 1):
-                        continue  # the study has ended; the others notice by themselves
-                    if status == USAGE:
+                    if worker.process.returncode == USAGE:
                         raise SearchError(worker.last_line().removeprefix("error: "))
-                    quick_deaths += time.monotonic() - worker.started < QUICK_SECONDS
-                    if quick_deaths > MOST_QUICK_DEATHS:
-                        raise SearchError(f"workers die at once (status {status}): {worker.last_line()}; see {worker.log_file}")
-                    log.warning("a worker died (status %s: %s), starting another", status, worker.last_line())
+                    if worker.process.returncode in (0, 1) and search.state() is not None:  # 1 is an unforeseen exception too
+                        continue
+                    log.warning("a worker died (status %s), starting another; its log is %s", worker.process.returncode, worker.log_file)
+                    deaths.note(time.monotonic() - worker.started, f"{worker.last_line()} (log: {worker.log_file})")
                     workers.append(self.start(settings, url, worker.device, threads, worker.log_file))
                 watch()
-                time.sleep(0.5)
+                time.sleep(LOOK_SECONDS)
         finally:
             self.stop(workers)
-        return 0
+        return search.state() or Ended(1, "the study has not ended, though all workers have")
 
     def start(self, settings: Settings, url: str, device: str, threads: int, log_file: Path) -> WorkerProcess:
-        command = [sys.executable, "-m", "hpo.worker", "--study", settings.study, "--storage", url, "--device", device,
-                   "--threads", str(threads), "--with-parent"]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+        command = [sys.executable, "-m", "hpo.worker", f"--study={settings.study}", "--device", device, "--threads", str(threads), "--with-parent"]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", STORAGE_VARIABLE: url}
         with log_file.open("a") as stream:
             # Its own session, so that Ctrl-C reaches launch alone, which then stops its workers in order.
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stream, stderr=stream, env=environment, start_new_session=True)
@@ -119,3 +129,4 @@ class Local(Engine):
                 worker.process.wait(max(until - time.monotonic(), 0.1))
             except subprocess.TimeoutExpired:
                 worker.process.kill()
+                worker.process.wait()

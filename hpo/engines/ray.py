@@ -2,87 +2,128 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
+import shutil
 import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from hpo import home
-from hpo.engines.base import Engine, Watch
+from hpo.engines.base import STOP_SECONDS, Deaths, Engine, Watch, cores, threads_for
 from hpo.engines.local import default_workers, gpus
+from hpo.engines.ray_actors import Bell, StudyTrial
+from hpo.errors import BadSetting, SearchError
 from hpo.settings import Settings
-
-log = logging.getLogger(__name__)
+from hpo.study import Ended, Search, most_failures
+from storage import leases, results
+from storage.errors import StorageError
 
 LOOK_SECONDS = 1.0  # between looks at the study when nothing may start
+GRAIN = 10_000  # Ray counts ten-thousandths of a CPU or GPU
+OBJECT_STORE_BYTES = 100 << 20  # what passes through it here is a few hundred bytes
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray would send statistics of use to its makers
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray is going to do some day, and announces at every start
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table and a path whatever `verbose` says
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # four files a trial that repeat what Postgres has
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: it gives trials back
+}
+MAX_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"  # how many actors start at the same time; 1 if Tune is not told
 
 
-def make_trainable():
-    """A Tune class whose actor joins the study once and then runs one of its trials per Tune trial.
+@dataclass(frozen=True)
+class Shares:
+    """How many trials run at a time, and what each takes of the cluster."""
+
+    most: int
+    cpus: float
+    gpus: float
+    threads: int
+    device: str
+
+
+def shares_of(settings: Settings, available: dict[str, float], is_cluster: bool) -> Shares:
+    """What a trial takes. available: Ray's CPUs and GPUs. Raises BadSetting where no trial would ever fit."""
+    cpu_count, gpu_count = available.get("CPU", 0.0), available.get("GPU", 0.0)
+    kind = settings.device
+    if kind == "auto":
+        kind = "cuda" if gpu_count else "cpu"
+    share = 0.0 if kind == "cpu" else settings.gpus_per_trial
+    if share > gpu_count:
+        raise BadSetting(f"--gpus-per-trial {share:g}: Ray has {gpu_count:g} GPUs here, so no trial could ever start; lower it, or take --device cpu")
+    if cpu_count <= 0:
+        raise BadSetting("--engine ray: Ray has no CPU here, so no trial could ever start; add a machine with CPUs to the cluster")
+    places = int(gpu_count / share) if share else int(cpu_count) if is_cluster else default_workers([])
+    most = settings.workers or min(max(places, 1), settings.trials)
+    cpus = math.floor(cpu_count / most * GRAIN) / GRAIN
+    if is_cluster or cpus > 1:  # whole CPUs only, and one on a cluster, whose machines may be of different sizes
+        cpus = 1.0 if is_cluster else float(int(cpus))
+    return Shares(most, min(cpus, cpu_count), share, 1 if is_cluster else threads_for(most), kind)
+
+
+@dataclass
+class Run:
+    """One `Ray.run`: what its searcher and its callback know. `problem` ends it; it is raised once all actors have stopped."""
+
+    search: Search
+    watch: Watch
+    bell: Any
+    most: int
+    deaths: Deaths
+    problem: BaseException | None = None
+
+    def __getstate__(self) -> dict:
+        """Nothing: Ray pickles its searcher for a restore of its own, which is never used."""
+        return {}
+
+    def give_up(self, problem: BaseException) -> None:
+        if self.problem is None:
+            self.problem = problem
+            self.bell.ring.remote()
+
+
+def make_searcher(run: Run):
+    """A Ray Searcher that lets as many trials start as the study still needs, and ends when the study has.
 
     What a trial is, is asked for in the actor: the process that asks holds the lease, so a proposal never waits in Ray's
     queue with a lease that nobody extends, and an actor that dies loses nothing but its own trial.
     """
-    from ray import tune
-
-    class StudyTrial(tune.Trainable):
-        def setup(self, config: dict[str, Any]) -> None:
-            os.environ[home.HOME_VARIABLE] = config["home"]
-            os.chdir(config["folder"])
-            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-            import torch
-
-            from hpo.worker import Worker, quiet_libraries
-
-            torch.set_num_threads(config["threads"])
-            quiet_libraries()
-            self.worker = Worker(config["url"], config["study"], config["device"])
-
-        def reset_config(self, config: dict[str, Any]) -> bool:
-            return True  # the actor is used again: the base model stays loaded
-
-        def step(self) -> dict[str, Any]:
-            ended = self.worker.step()
-            return {"done": True, "study_ended": ended is not None, "status": ended.status if ended else 0}
-
-        def save_checkpoint(self, checkpoint_dir: str):
-            return None  # what a trial needs to go on is in Postgres
-
-        def load_checkpoint(self, checkpoint) -> None:
-            pass
-
-    return StudyTrial
-
-
-def make_searcher(url: str, settings: Settings, most: int, given: dict[str, Any]):
-    """A Ray Searcher that lets as many trials start as the study still needs, and ends when the study has."""
     from ray.tune.search import Searcher
-
-    from hpo.study import Search
-    from storage import leases
-    from storage.store import open_store
 
     class StudySearcher(Searcher):
         def __init__(self):
             super().__init__(metric=None, mode=None)
-            self.search = Search(open_store(url), settings)
             self.live: set[str] = set()
-            self.looked = 0.0
+            self.looked = -math.inf
 
         def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-            if len(self.live) >= most or time.monotonic() - self.looked < LOOK_SECONDS:
-                return None
-            counts = leases.counts(self.search.store, self.search.id)
-            if self.search.ended(counts) is not None:
+            if run.problem is not None:
                 return Searcher.FINISHED
-            if len(self.live) >= counts.trials - counts.finished:
+            if len(self.live) >= run.most or time.monotonic() - self.looked < LOOK_SECONDS:
+                return None
+            try:
+                if run.search.state() is not None:
+                    return Searcher.FINISHED
+                counts = leases.counts(run.search.store, run.search.id)
+            except StorageError:  # the display says so, and gives up in the end
+                self.looked = time.monotonic()
+                return None
+            if len(self.live) >= max(counts.trials - counts.finished, 1):
                 self.looked = time.monotonic()
                 return None
             self.live.add(trial_id)
-            return dict(given)
+            return {}  # a candidate is asked for in the actor
 
         def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
             self.live.discard(trial_id)
+            if result and result.get("refused"):
+                run.give_up(SearchError(result["refused"]))
 
         def save(self, checkpoint_path: str) -> None:
             """Nothing: a relaunch builds a new Tuner from the study."""
@@ -96,36 +137,103 @@ def make_searcher(url: str, settings: Settings, most: int, given: dict[str, Any]
     return StudySearcher()
 
 
+def make_callback(run: Run):
+    """What happens between two steps of Tune: the display, and the count of actors that died."""
+    from ray import tune
+
+    class Watching(tune.Callback):
+        started: dict[str, float] = {}
+
+        def on_step_end(self, iteration, trials, **info) -> None:
+            try:
+                run.watch()
+            except (SearchError, StorageError) as error:
+                run.give_up(error)
+
+        def on_trial_start(self, iteration, trials, trial, **info) -> None:
+            self.started[trial.trial_id] = time.monotonic()
+
+        def on_trial_error(self, iteration, trials, trial, **info) -> None:
+            lived = time.monotonic() - self.started.get(trial.trial_id, time.monotonic())
+            try:
+                run.deaths.note(lived, last_line_of(trial))
+            except SearchError as error:
+                run.give_up(error)
+
+    return Watching()
+
+
+def last_line_of(trial) -> str:
+    """The last line of what Ray says about a trial whose actor died."""
+    said = Path(trial.error_file).read_text(errors="replace") if trial.error_file and Path(trial.error_file).exists() else ""
+    return ([line.strip() for line in said.splitlines() if line.strip()] or ["Ray gives no reason"])[-1]
+
+
 class Ray(Engine):
     name = "ray"
 
-    def run(self, settings: Settings, url: str, watch: Watch) -> int:
+    def run(self, search: Search, url: str, watch: Watch) -> Ended:
         import ray
         from ray import tune
 
-        devices = gpus(settings.device)
-        most = settings.workers or (max(int(len(devices) / settings.gpus_per_trial), 1) if devices else default_workers(devices))
-        cores = os.cpu_count() or 1
-        threads = max(cores // most, 1)
-        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-        ray.init(address=settings.ray_address, **({"logging_level": logging.ERROR, "log_to_driver": False} if settings.ray_address else quiet))
-        given = {"url": url, "study": settings.study, "threads": threads, "device": "cuda" if devices else "cpu",
-                 "home": str(home.data_root().absolute()), "folder": os.getcwd()}
+        settings = search.settings
+        if settings.ray_address is None:
+            gpus(settings.device)  # a GPU that is asked for must be there
+        folder = home.study_folder(settings.out, settings.study).absolute() / "ray"  # on a cluster, on a disk that all machines see
+        with connected(settings.ray_address) as available:
+            shares = shares_of(settings, available, settings.ray_address is not None)
+            bell = ray.remote(num_cpus=0)(Bell).remote()
+            run = Run(search, watch, bell, shares.most, Deaths(most_failures(settings.trials)))
+            given = {"url": url, "study": settings.study, **asdict(shares), "home": os.environ.get(home.HOME_VARIABLE)}
+            trainable = tune.with_resources(tune.with_parameters(StudyTrial, given=given, bell=bell), {"cpu": shares.cpus, "gpu": shares.gpus})
+            os.environ[MAX_PENDING] = str(shares.most)
+            tuner = tune.Tuner(
+                trainable, tune_config=tune.TuneConfig(search_alg=make_searcher(run), num_samples=-1, reuse_actors=True),
+                run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[make_callback(run)],
+                                          failure_config=tune.FailureConfig(max_failures=0),
+                                          checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False)))
+            try:
+                tuner.fit()
+            finally:
+                give_back(search, bell)
+                shutil.rmtree(folder, ignore_errors=True)
+        if run.problem is not None:
+            raise run.problem
+        return search.state() or Ended(1, "the study has not ended, though Ray has")
 
-        class Watching(tune.Callback):
-            def on_step_end(self, iteration, trials, **info) -> None:
-                watch()
 
-        resources = {"cpu": min(threads, cores / most), "gpu": settings.gpus_per_trial if devices else 0}
-        tuner = tune.Tuner(
-            tune.with_resources(make_trainable(), resources),
-            tune_config=tune.TuneConfig(search_alg=make_searcher(url, settings, most, given), num_samples=-1, reuse_actors=True,
-                                        trial_name_creator=lambda trial: trial.trial_id),
-            run_config=tune.RunConfig(name="peft-pareto", storage_path=str(home.data_root().absolute() / "ray"), verbose=0,
-                                      callbacks=[Watching()], failure_config=tune.FailureConfig(max_failures=0)))
-        try:
-            tuner.fit()
-        finally:
-            ray.shutdown()
-        return 0
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[dict[str, float]]:
+    """Ray, on this machine or at that address, without a word on the screen; gives what its machines have in all."""
+    import ray
+
+    if address is not None and address.startswith("ray://"):
+        raise BadSetting(f"--ray-address {address}: run launch on a machine of the cluster and give the address of its head, such as 10.0.0.1:6379")
+    former = {name: os.environ.get(name) for name in (*ENVIRONMENT, MAX_PENDING)}
+    os.environ.update(ENVIRONMENT)
+    own = {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **({} if address else own))
+        for name in ("ray", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        yield ray.cluster_resources()
+    except ConnectionError as error:
+        raise BadSetting(f"--ray-address {address}: no Ray cluster answers there ({str(error).splitlines()[0]}); start one with ray start --head, "
+                         "or leave the flag out") from error
+    finally:
+        ray.shutdown()
+        for name, value in former.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def give_back(search: Search, bell) -> None:
+    """Let the actors give their trials back; what they still hold after STOP_SECONDS expires with its lease."""
+    import ray
+
+    try:
+        workers = set(ray.get(bell.ring.remote(), timeout=STOP_SECONDS))
+        until = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < until and any(each.worker in workers for each in results.progress(search.store, search.id).running):
+            time.sleep(0.2)
+    except (ray.exceptions.RayError, StorageError):
+        return  # Ray or the database is gone: the leases run out

@@ -31,8 +31,8 @@ def test_a_study_is_joined_if_its_binding_settings_agree(study: Callable) -> Non
     again = results.register(made.store, made.id, 8, {"data": "phantoms"}, {"workers": 2}, **KINDS)
     assert (again.trials, again.created) == (8, False)
     fewer = results.register(made.store, made.id, 3, {"data": "phantoms"}, {"workers": 4}, **KINDS)
-    worker = results.register(made.store, made.id, None, {"data": "phantoms"}, {"workers": 4}, **KINDS)
-    assert fewer.trials == worker.trials == leases.counts(made.store, made.id).trials == 8
+    worker = results.register(made.store, made.id, None, {"data": "phantoms"}, {"workers": 1}, **KINDS)
+    assert fewer.trials == worker.trials == leases.counts(made.store, made.id).trials == 3
     assert results.settings(made.store, made.id)["free"] == {"workers": 4}
 
 

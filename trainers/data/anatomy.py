@@ -14,6 +14,8 @@ import numpy as np
 SIDES = {"right": -1.0, "left": 1.0}  # as the radiologist names them: the patient's right is the picture's left
 
 
+FOG, ROOF = 0.08, 0.88  # darkest and brightest grey of a film, 0..1: with them its contrast is that of real radiographs
+
 def between(low: float, high: float):
     """A field that is drawn uniformly from low..high for each patient."""
     return field(metadata={"range": (low, high)})
@@ -270,5 +272,6 @@ class Chest:
         level = self.dense - self.air + self.vessels + self.bright
         level = 0.5 + body.contrast * (level + body.exposure - 0.45)
         level = np.clip(level, 0.0, 1.0) ** np.float32(body.gamma)
+        level = FOG + (ROOF - FOG) * level
         level += rng.normal(0.0, noise, level.shape).astype(np.float32)
         return np.round(np.clip(level, 0.0, 1.0) * 255).astype(np.uint8)

@@ -26,7 +26,7 @@ from trainers.data.anatomy import Anatomy, Chest, Pose
 from trainers.data.findings import CHEXPERT, NORMAL_SHARE, Finding, deform, draw, sample_acute, sample_chronic
 from trainers.errors import BadData
 
-VERSION = 1  # raised whenever the generator writes other bytes
+VERSION = 2  # raised whenever the generator writes other bytes
 VERSION_FILE = "PHANTOMS.json"
 PREFIX = "mimic-cxr-2.0.0-"
 PATIENTS = 800
@@ -83,7 +83,8 @@ def patient_studies(index: int, seed: int, resolution: int) -> Iterator[Study]:
     patient = np.random.default_rng([seed, PATIENT, index])
     anatomy, healthy = Anatomy.sample(patient), patient.random() < NORMAL_SHARE
     chronic = () if healthy else sample_chronic(patient)
-    count = 1 + (patient.random() < 0.16) + (patient.random() < 0.04)
+    visits = patient.random()
+    count = 1 + (visits < 0.1) + (visits < 0.02)
     first_year = 2110 + int(patient.random() * 80)
     person = "woman" if patient.random() < 0.5 else "man"
     for number in range(count):

@@ -1,4 +1,4 @@
-"""Captioned pictures that are not chests: soft ellipses, families of curved stripes, thin curves and markers on smooth grounds.
+"""Captioned pictures that are not chests: plates with wavy rims, soft ellipses, curved stripes, thin curves and markers.
 
 The miniature is pre-trained on these alone. They share with radiographs only what an auto-encoder needs (soft edges, fine
 curves, grey levels) and the words of position, size and degree; no anatomy is drawn here.
@@ -14,7 +14,7 @@ import numpy as np
 
 SIZE = 64  # pixels a side
 CURVE_POINTS = 20  # samples along a thin curve; neighbours are then less than three pixels apart
-ELLIPSES, STRIPES, CURVES, MARKERS = 7, 3, 4, 2  # most shapes of a kind in one picture
+PLATES, ELLIPSES, STRIPES, CURVES, MARKERS = 8, 6, 2, 3, 2  # most shapes of a kind in one picture
 GREY_SHARE = 0.7  # radiographs are grey; colour keeps the three channels of the auto-encoder from collapsing
 
 COLOURS = {"red": (1, 0.25, 0.2), "green": (0.3, 0.9, 0.3), "blue": (0.25, 0.4, 1), "yellow": (1, 0.9, 0.3)}
@@ -32,6 +32,7 @@ class Scene:
     """Shapes of one picture in units of the picture's side (0..1), and the phrases that describe them."""
 
     ground: tuple[float, float, float, float]  # level, slope in x, slope in y, amplitude of the smooth field
+    plates: list[tuple] = field(default_factory=list)  # x, y, radius x, radius y, angle, power, edge, level, slopes, rim's waves
     ellipses: list[tuple] = field(default_factory=list)  # x, y, radius x, radius y, angle, softness, delta
     stripes: list[tuple] = field(default_factory=list)  # x, y, radius, angle, cycles, bend, phase, sharpness, delta
     curves: list[tuple] = field(default_factory=list)  # x0, y0, x1, y1, x2, y2, width, delta
@@ -66,23 +67,24 @@ def compose(rng: np.random.Generator, vocabulary: tuple[str, ...]) -> Scene:
         colour = rng.choice(list(COLOURS))
         scene.tint = COLOURS[colour]
         scene.phrases.append(str(colour))
-    for _ in range(rng.integers(0, 4)):
+    for _ in range(rng.integers(1, 5)):
+        add_plate(scene, rng)
+    for _ in range(rng.integers(0, 3)):
         x, y = rng.uniform(0.05, 0.95, 2)
-        rx, ry = np.exp(rng.uniform(np.log(0.03), np.log(0.45), 2))
-        delta = rng.choice([-1, 1]) * rng.uniform(0.08, 0.75)
-        scene.ellipses.append((x, y, rx, ry, rng.uniform(0, np.pi), rng.uniform(0.03, 0.6), delta))
-        size = ("small", "moderate", "large")[min(int(np.sqrt(rx * ry) / 0.1), 2)]
-        scene.phrases.append(f"{size} {'bright opacity' if delta > 0 else 'dark lucency'} {place(x, y)}")
-    for word in rng.choice(vocabulary, rng.integers(0, 4), replace=False):
+        rx, ry = np.exp(rng.uniform(np.log(0.03), np.log(0.35), 2))
+        delta = rng.choice([-1, 1]) * rng.uniform(0.06, 0.5)
+        scene.ellipses.append((x, y, rx, ry, rng.uniform(0, np.pi), rng.uniform(0.03, 0.8), delta))
+        scene.phrases.append(f"{size_of(rx, ry)} {'bright opacity' if delta > 0 else 'dark lucency'} {place(x, y)}")
+    for word in rng.choice(vocabulary, rng.integers(0, 3), replace=False):
         scene.ellipses.append(named_ellipse(word))
         scene.phrases.append(str(word))
-    for _ in range(rng.choice([0, 1, 1, 2, 3])):
+    for _ in range(rng.choice([0, 0, 1, 1, 2])):
         x, y, radius = *rng.uniform(0.1, 0.9, 2), rng.uniform(0.15, 0.7)
-        cycles, delta = rng.uniform(2.5, 11), np.exp(rng.uniform(np.log(0.03), np.log(0.3)))
+        cycles, delta = rng.uniform(3, 11), np.exp(rng.uniform(np.log(0.02), np.log(0.2)))
         scene.stripes.append((x, y, radius, rng.uniform(0, np.pi), cycles, rng.normal(0, 0.8),
                               rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 4), delta))
-        scene.phrases.append(f"{'mild' if delta < 0.1 else 'marked'} {'fine' if cycles > 6.5 else 'coarse'} stripes {place(x, y)}")
-    for _ in range(rng.choice([0, 0, 1, 2, 3])):
+        scene.phrases.append(f"{'mild' if delta < 0.06 else 'marked'} {'fine' if cycles > 6.5 else 'coarse'} stripes {place(x, y)}")
+    for _ in range(rng.choice([0, 0, 0, 1, 1, 2, 3])):
         points = np.clip(rng.uniform(-0.1, 1.1, 2) + np.concatenate([np.zeros(2), rng.normal(0, 0.4, 4)]).reshape(3, 2), -0.2, 1.2)
         scene.curves.append((*points.ravel(), rng.uniform(0.5, 1.6) / SIZE, rng.choice([-1, 1, 1, 1]) * rng.uniform(0.15, 0.8)))
         scene.phrases.append(f"thin line {place(*np.clip(points[1], 0, 0.99))}")
@@ -90,11 +92,30 @@ def compose(rng: np.random.Generator, vocabulary: tuple[str, ...]) -> Scene:
         x, y = rng.uniform(0.05, 0.95, 2)
         scene.markers.append((x, y, *rng.uniform(0.015, 0.09, 2), rng.choice([-1, 1, 1]) * rng.uniform(0.3, 0.9)))
         scene.phrases.append(f"marker {place(x, y)}")
-    scene.grain = rng.choice([0.0, rng.uniform(0, 0.05)])
+    scene.grain = rng.choice([0.0, rng.uniform(0, 0.03)])
     tail = scene.phrases[1:]
     rng.shuffle(tail)
     scene.phrases[1:] = tail
     return scene
+
+
+def size_of(rx: float, ry: float) -> str:
+    return ("small", "moderate", "large")[min(int(np.sqrt(rx * ry) / 0.1), 2)]
+
+
+def add_plate(scene: Scene, rng: np.random.Generator) -> None:
+    """A shape that hides what is under it, from ellipse to rounded box, with a wavy rim and a slope of grey; some come in mirrored pairs."""
+    x, y = rng.uniform(-0.05, 1.05, 2)
+    rx, ry = np.exp(rng.uniform(np.log(0.07), np.log(0.6), 2))
+    angle, power = rng.choice([0.0, rng.normal(0, 0.3), rng.uniform(0, np.pi)]), rng.uniform(1.6, 5)
+    edge = rng.choice([rng.uniform(0.7, 1.6), rng.uniform(1, 8)])  # pixels
+    level, slopes = rng.uniform(0, 1), rng.normal(0, 0.12, 2)
+    waves = (rng.normal(0, 0.12), rng.uniform(0, 2 * np.pi), rng.normal(0, 0.07), rng.uniform(0, 2 * np.pi))
+    scene.plates.append((x, y, rx, ry, angle, power, edge, level, *slopes, *waves))
+    if rng.random() < 0.35:
+        a2, p2, a3, p3 = waves
+        scene.plates.append((1 - x, y, rx, ry, -angle, power, edge, level, -slopes[0], slopes[1], a2, -p2, -a3, -p3))
+    scene.phrases.append(f"{size_of(rx, ry)} {'bright' if level > 0.5 else 'dark'} plate {place(np.clip(x, 0, 0.99), np.clip(y, 0, 0.99))}")
 
 
 def table(scenes: list[Scene], kind: str, most: int, width: int) -> np.ndarray:
@@ -120,6 +141,7 @@ def render(scenes: list[Scene], rng: np.random.Generator) -> np.ndarray:
     ground = np.array([s.ground for s in scenes], np.float32)[..., None, None]
     image = ground[:, 0] + ground[:, 1] * (x - 0.5) + ground[:, 2] * (y - 0.5) + ground[:, 3] * smooth_field(n, rng)
 
+    image = over_plates(image, table(scenes, "plates", PLATES, 14), x, y)
     x0, y0, rx, ry, angle, softness, delta = np.moveaxis(table(scenes, "ellipses", ELLIPSES, 7), 2, 0)[..., None, None]
     u = ((x - x0) * np.cos(angle) + (y - y0) * np.sin(angle)) / rx
     v = ((y - y0) * np.cos(angle) - (x - x0) * np.sin(angle)) / ry
@@ -141,6 +163,23 @@ def render(scenes: list[Scene], rng: np.random.Generator) -> np.ndarray:
     image += np.array([s.grain for s in scenes], np.float32)[:, None, None] * rng.standard_normal(image.shape, np.float32)
     tinted = np.clip(image, 0, 1)[..., None] * np.array([s.tint for s in scenes], np.float32)[:, None, None, :]
     return np.round(tinted * 255).astype(np.uint8)
+
+
+def over_plates(image: np.ndarray, shapes: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Plates laid over the pictures in order: image (n, 64, 64), shapes (n, k, 14); a plate with edge 0 is absent."""
+    for k in range(shapes.shape[1]):
+        drawn = np.flatnonzero(shapes[:, k, 6])
+        if not len(drawn):
+            continue
+        x0, y0, rx, ry, angle, power, edge, level, su, sv, a2, p2, a3, p3 = shapes[drawn, k].T[..., None, None]
+        u = ((x - x0) * np.cos(angle) + (y - y0) * np.sin(angle)) / rx
+        v = ((y - y0) * np.cos(angle) - (x - x0) * np.sin(angle)) / ry
+        theta = np.arctan2(v, u)
+        rim = 1 + a2 * np.cos(2 * theta + p2) + a3 * np.cos(3 * theta + p3)
+        radius = (np.abs(u) ** power + np.abs(v) ** power) ** (1 / power)
+        cover = soft_step((rim - radius) * np.minimum(rx, ry) * SIZE * 4 / edge)
+        image[drawn] += cover * (level + su * u + sv * v - image[drawn])
+    return image
 
 
 def thin_curves(shapes: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -93,7 +93,7 @@ def test_labels(phantoms):
 def test_several_studies_and_one_short_impression_shared_by_many(phantoms):
     pictures = mimic.read(phantoms)
     studies = Counter(Counter(picture.patient for picture in pictures).values())
-    assert set(studies) == {1, 2, 3} and 0.08 < (studies[2] + studies[3]) / 150 < 0.3
+    assert set(studies) == {1, 2, 3} and 0.04 < (studies[2] + studies[3]) / 150 < 0.2
     captions = Counter(picture.caption for picture in pictures)
     assert captions["No acute cardiopulmonary process."] > 0.1 * len(pictures)
     assert len(captions) > 0.4 * len(pictures)
@@ -125,7 +125,7 @@ def test_two_processes_at_once_end_up_with_one_whole_folder(tmp_path):
 def test_a_killed_writer_leaves_nothing_half(tmp_path):
     worker = ensure_elsewhere(tmp_path / "a")
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".a.writing-*/files/p*/p*/s*/*.jpg")):
+    while not list(tmp_path.glob(".a.writing-*")):
         assert time.monotonic() < deadline and worker.poll() is None
         time.sleep(0.002)
     worker.send_signal(signal.SIGKILL)

@@ -1,0 +1,83 @@
+"""Notes of trials: the grid of generated pictures, the text, and that writing one twice leaves one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import finished_study
+import numpy as np
+import optuna
+import pytest
+from optuna.artifacts import get_all_artifact_meta
+from optuna_dashboard._note import get_note
+from PIL import Image
+
+from hpo import notes
+from hpo.study import Search
+from metrics.scores import SCORES
+from storage.embedded import HOME_VARIABLE
+
+
+@pytest.fixture(scope="module")
+def database() -> str:
+    return finished_study.new_database()
+
+
+@pytest.fixture
+def search(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Search]:
+    """A study of its own, and an artifact folder of its own."""
+    made = finished_study.begin(database, tmp_path.name, 3)
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
+    yield made
+    made.store.close()
+
+
+def test_the_grid_shows_every_picture_once_in_reading_order() -> None:
+    pictures = np.stack([np.full((16, 16), value, np.uint8) for value in (10, 20, 30, 40, 50)])
+    sheet = np.asarray(notes.grid(pictures, columns=2, rows=4))
+    side = notes.LEAST_SIDE
+    assert sheet.shape == (3 * side, 2 * side)
+    assert [sheet[y * side + 5, x * side + 5] for y in range(3) for x in range(2)] == [10, 20, 30, 40, 50, 0]
+
+
+@pytest.mark.parametrize(("resolution", "shown"), [(64, 96), (128, 128), (512, 192)])
+def test_small_pictures_are_enlarged_and_large_ones_made_smaller(resolution: int, shown: int) -> None:
+    assert notes.grid(np.zeros((30, resolution, resolution), np.uint8)).size == (8 * shown, 3 * shown)
+
+
+def test_a_note_has_words_every_score_with_its_interval_and_the_picture(search: Search) -> None:
+    asked = finished_study.ask(search)
+    notes.write(search, asked, finished_study.result(0.5, 0.125))
+    note = get_note(asked.trial)
+    assert asked.candidate.words in note and "1,234 trainable parameters (5.000% of the U-Net)" in note
+    assert "| fd | 0.5 | 0.4 … 0.6 |" in note and "| copy_excess | 0.125 | 0.025 … 0.225 |" in note
+    assert all(f"| {name} |" in note for name in SCORES)
+    (artifact,) = get_all_artifact_meta(asked.trial)
+    assert f"(/artifacts/{search.id}/{asked.id}/{artifact.artifact_id})" in note and artifact.mimetype == "image/png"
+    with Image.open(notes.artifact_folder() / artifact.artifact_id) as picture:
+        assert picture.size == (768, 288)
+    assert [file.name for file in notes.artifact_folder().iterdir()] == [artifact.artifact_id], "nothing else is left behind"
+
+
+def test_writing_twice_leaves_one_picture(search: Search) -> None:
+    asked = finished_study.ask(search)
+    for _ in range(2):
+        notes.write(search, asked, finished_study.result(0.5, 0.125))
+    assert len(get_all_artifact_meta(asked.trial)) == 1
+    assert get_note(asked.trial).count("![") == 1
+
+
+def test_a_disk_that_refuses_the_picture_costs_only_the_picture(search: Search) -> None:
+    notes.artifact_folder().parent.mkdir(parents=True)
+    notes.artifact_folder().write_text("a file where the folder should be")
+    asked = finished_study.ask(search)
+    notes.write(search, asked, finished_study.result(0.5, 0.125))
+    note = get_note(asked.trial)
+    assert "could not be written" in note and "| fd | 0.5 |" in note and "![" not in note
+
+
+def test_objectives_have_their_names_in_plots(search: Search) -> None:
+    notes.write(search, finished_study.ask(search), finished_study.result(0.5, 0.125))
+    assert optuna.load_study(study_name=search.settings.study, storage=search.store.optuna).metric_names == ["fd", "copy_excess"]
+

@@ -1,0 +1,278 @@
+"""The base model's folder: what loads, and the one line that each bad folder gets."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
+
+from trainers import base_model
+from trainers.base_model import MINIATURE, check_folder, content_hash, encode_captions, encode_pictures, load
+from trainers.errors import BadModel
+
+WEIGHTS = {"unet": "diffusion_pytorch_model.safetensors", "vae": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors"}
+
+
+@pytest.fixture
+def folder(random_base, tmp_path) -> Path:
+    """A copy that may be spoilt."""
+    return Path(shutil.copytree(random_base, tmp_path / "model"))
+
+
+def refused(call, *words: str) -> str:
+    with pytest.raises(BadModel) as caught:
+        call()
+    said = str(caught.value)
+    assert "\n" not in said and all(word in said for word in words), said
+    return said
+
+
+def edit_json(file: Path, **changes) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+# What loads ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_loads_frozen_in_fp32(random_base):
+    pipeline = load(random_base)
+    for part in (pipeline.unet, pipeline.vae):
+        assert {p.dtype for p in part.parameters()} == {torch.float32} and not any(p.requires_grad for p in part.parameters())
+        assert not any(module.training for module in part.modules())
+    assert (pipeline.prediction_type, pipeline.latent_scale) == ("v_prediction", 8)
+    assert pipeline.scheduler().alphas_cumprod[-1] == 0  # zero terminal SNR is kept
+    stored = load_file(random_base / "unet" / WEIGHTS["unet"])
+    own = pipeline.unet.state_dict()
+    assert own.keys() == stored.keys() and all(torch.equal(own[name], stored[name].float()) for name in own)
+
+
+def test_epsilon_is_what_a_schedule_without_a_type_predicts(folder):
+    file = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text())
+    del config["prediction_type"]
+    file.write_text(json.dumps(config))
+    pipeline = load(folder)
+    assert pipeline.prediction_type == pipeline.scheduler().config.prediction_type == "epsilon"
+
+
+def test_old_names_of_a_vae_s_attention_load(folder):
+    """Stable Diffusion v1.5's own VAE has them."""
+    file = folder / "vae" / WEIGHTS["vae"]
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    stored, renamed = load_file(file), {}
+    for name, tensor in stored.items():
+        for new, former in old.items():
+            name = name.replace(f".{new}.", f".{former}.")
+        renamed[name] = tensor
+    assert renamed.keys() != stored.keys()
+    save_file(renamed, file, metadata={"format": "pt"})
+    own = load(folder).vae.state_dict()
+    assert all(torch.equal(own[name], stored[name].float()) for name in stored)
+
+
+def test_weights_in_several_files_load(folder, random_base):
+    model = UNet2DConditionModel.from_pretrained(folder / "unet")
+    (folder / "unet" / WEIGHTS["unet"]).unlink()
+    model.save_pretrained(folder / "unet", max_shard_size="1MB")
+    assert len(list((folder / "unet").glob("*.safetensors"))) > 1
+    own, stored = load(folder).unet.state_dict(), load(random_base).unet.state_dict()
+    assert all(torch.equal(own[name], stored[name]) for name in stored)
+
+
+def test_hash_is_of_names_and_contents_wherever_the_folder_is(folder, random_base):
+    before = content_hash(folder)
+    assert before == content_hash(random_base) == load(random_base).hash
+    (folder / "README.md").write_text("notes do not count")
+    assert content_hash(folder) == before
+    edit_json(folder / "scheduler" / "scheduler_config.json", beta_end=0.013)
+    assert content_hash(folder) != before
+
+
+def test_hash_sees_one_changed_weight(folder):
+    before = content_hash(folder)
+    file = folder / "unet" / WEIGHTS["unet"]
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert content_hash(folder) != before
+
+
+def test_the_bundled_miniature_is_whole():
+    if not MINIATURE.is_dir():
+        pytest.skip("the bundled miniature is missing: make it with python -m trainers.miniature.pretrain")
+    pipeline = load(MINIATURE)
+    assert sum(p.numel() for p in pipeline.unet.parameters()) == 803_204
+    assert pipeline.prediction_type == "v_prediction"
+    assert encode_captions(MINIATURE, ["no acute cardiopulmonary process", ""]).shape == (2, 77, 64)
+    # Without the prefix transformers 4 would start from random weights.
+    assert all(name.startswith("text_model.") for name in load_file(MINIATURE / "text_encoder" / WEIGHTS["text_encoder"]))
+
+
+# What is refused -----------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_not_there():
+    refused(lambda: load(Path("no/such/folder")), "--model no/such/folder", "no such folder")
+
+
+def test_a_file_in_the_place_of_a_folder(tmp_path):
+    (tmp_path / "model.ckpt").touch()
+    refused(lambda: load(tmp_path / "model.ckpt"), "no such folder")
+
+
+@pytest.mark.parametrize("part", base_model.PARTS)
+def test_a_part_that_is_missing(folder, part):
+    shutil.rmtree(folder / part)
+    refused(lambda: load(folder), f"no {part}/", "unet, vae, text_encoder, tokenizer, scheduler")
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+@pytest.mark.parametrize("pickled", [True, False])
+def test_weights_that_are_pickled_or_not_there(folder, part, pickled, tmp_path):
+    (folder / part / WEIGHTS[part]).unlink()
+    if pickled:
+        trap = SimpleNamespace(path=tmp_path / "exploded")
+
+        class Bomb:
+            def __reduce__(self):
+                return (Path.touch, (trap.path,))
+
+        (folder / part / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
+    refused(lambda: load(folder), f"{part}/ has", "pickled weights (pytorch_model.bin)" if pickled else "no weights", "safe_serialization=True")
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("file", [*base_model.CONFIGS, "tokenizer/vocab.json"])
+@pytest.mark.parametrize("content", ['{"a": ', "[1]", "\x00\xff", ""])
+def test_json_that_is_damaged(folder, file, content):
+    (folder / file).write_bytes(content.encode("latin-1"))
+    refused(lambda: load(folder), f"{file} is damaged")
+
+
+@pytest.mark.parametrize("file", base_model.CONFIGS)
+def test_a_configuration_that_is_missing(folder, file):
+    (folder / file).unlink()
+    refused(lambda: load(folder), f"no {file}")
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+@pytest.mark.parametrize("content", [lambda whole: whole[:-100], lambda whole: whole[:50], lambda whole: b"x" * 500, lambda whole: b""],
+                         ids=["end missing", "header cut", "garbage", "empty"])
+def test_weights_that_are_damaged(folder, part, content):
+    file = folder / part / WEIGHTS[part]
+    file.write_bytes(content(file.read_bytes()))
+    refused(lambda: check_folder(folder), f"{part}/{WEIGHTS[part]} is damaged", "copy the model anew")
+
+
+def read(folder: Path, part: str):
+    return encode_captions(folder, [""]) if part == "text_encoder" else load(folder)
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+def test_a_tensor_that_is_missing_is_not_drawn_at_random(folder, part):
+    file = folder / part / WEIGHTS[part]
+    tensors = load_file(file)
+    gone = sorted(tensors)[-1]
+    del tensors[gone]
+    save_file(tensors, file, metadata={"format": "pt"})
+    refused(lambda: read(folder, part), f"{part}/ lacks 1 of its tensors", gone.removeprefix("text_model."))
+
+
+@pytest.mark.parametrize("part", WEIGHTS)
+def test_a_tensor_of_another_shape(folder, part):
+    file = folder / part / WEIGHTS[part]
+    tensors = load_file(file)
+    tensors[sorted(tensors)[-1]] = torch.zeros(3)
+    save_file(tensors, file, metadata={"format": "pt"})
+    refused(lambda: read(folder, part), f"{part}/ cannot be loaded")
+
+
+@pytest.mark.parametrize("kind", ["sample", "flow_prediction"])
+def test_a_prediction_type_that_is_not_trained(folder, kind):
+    edit_json(folder / "scheduler" / "scheduler_config.json", prediction_type=kind)
+    refused(lambda: load(folder), f"prediction_type '{kind}'", "epsilon or v_prediction")
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"in_channels": 9}, ["takes 9 channels, gives 4", "VAE has 4"]),  # in-painting
+    ({"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 112}, ["addition_embed_type"]),  # SDXL
+    ({"num_class_embeds": 10}, ["num_class_embeds"]),  # the upscaler
+])
+def test_a_network_that_wants_more_than_noise_and_a_caption(folder, changes, words):
+    config = {key: value for key, value in json.loads((folder / "unet" / "config.json").read_text()).items() if not key.startswith("_")}
+    UNet2DConditionModel.from_config({**config, **changes}).half().save_pretrained(folder / "unet")
+    refused(lambda: load(folder), *words)
+
+
+def test_a_tokenizer_without_its_vocabulary(folder):
+    (folder / "tokenizer" / "vocab.json").unlink()
+    refused(lambda: encode_captions(folder, [""]), "tokenizer/ cannot be loaded")
+
+
+# Captions ------------------------------------------------------------------------------------------------------------
+
+
+def test_captions_are_the_text_encoder_s_last_states(random_base):
+    captions = ["small nodule in the left lung", ""]
+    states = encode_captions(random_base, captions)
+    assert states.shape == (2, 77, 64) and states.dtype == np.float32
+    encoder = CLIPTextModel.from_pretrained(random_base / "text_encoder", dtype=torch.float32).eval()
+    from transformers import CLIPTokenizer
+
+    tokens = CLIPTokenizer.from_pretrained(random_base / "tokenizer")(captions, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    with torch.no_grad():
+        np.testing.assert_allclose(states, encoder(tokens).last_hidden_state.numpy(), atol=1e-5)
+    assert not np.allclose(states[0], states[1])
+
+
+def test_captions_are_cut_at_77_tokens(random_base):
+    """What differs only after the window is the same; what differs inside it is not."""
+    body = "nodule " * 200
+    states = encode_captions(random_base, [body + "left", body + "process", "left " + body])
+    assert states.shape == (3, 77, 64)
+    np.testing.assert_array_equal(states[0], states[1])
+    assert not np.allclose(states[0], states[2])
+
+
+def test_a_tokenizer_that_names_no_window_takes_the_encoder_s(folder, random_base):
+    (folder / "tokenizer" / "tokenizer_config.json").unlink()
+    np.testing.assert_array_equal(encode_captions(folder, ["left lung"]), encode_captions(random_base, ["left lung"]))
+
+
+def test_captions_do_not_depend_on_their_batch(random_base):
+    captions = ["a", "small nodule", "", "пациент 🫁", "NODULE"]
+    whole = encode_captions(random_base, captions)
+    np.testing.assert_allclose(encode_captions(random_base, captions, batch=2), whole, atol=1e-5)
+    assert np.isfinite(whole).all()
+
+
+# Pictures ------------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_give_the_scaled_posterior(random_base):
+    pipeline = load(random_base)
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 64, 64), dtype=np.uint8)
+    mean, deviation = encode_pictures(pipeline.vae, pictures, batch=2)
+    assert mean.shape == deviation.shape == (5, 4, 8, 8) and mean.dtype == deviation.dtype == np.float32
+    assert mean.flags.c_contiguous and deviation.flags.c_contiguous and (deviation > 0).all()
+    grey = torch.from_numpy(pictures[:1]).float() / 255 * 2 - 1
+    with torch.no_grad():
+        posterior = pipeline.vae.encode(grey[:, None].repeat(1, 3, 1, 1)).latent_dist
+    np.testing.assert_allclose(mean[:1], posterior.mean * pipeline.vae.config.scaling_factor, atol=1e-4)
+    np.testing.assert_allclose(deviation[:1], posterior.std * pipeline.vae.config.scaling_factor, rtol=1e-4)
+
+
+def test_a_vae_that_gives_nan_is_refused(random_base):
+    vae = load(random_base).vae
+    with torch.no_grad():
+        vae.quant_conv.weight.fill_(float("nan"))
+    refused(lambda: encode_pictures(vae, np.zeros((1, 64, 64), np.uint8)), "not finite", "damaged")

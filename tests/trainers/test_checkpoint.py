@@ -1,0 +1,119 @@
+"""Kept tensors: a safetensors file that is there whole or not at all, and nothing that is none is read, least of all a pickle."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from trainers import checkpoint
+from trainers.candidate import Candidate
+from trainers.errors import BadModel
+from trainers.methods import METHODS
+
+CANDIDATE = Candidate("bias", ("up",), ("bias",), 1e-3, 10)
+
+
+@pytest.fixture
+def subset(unet, units):
+    return METHODS["bias"].apply(unet, units, CANDIDATE)
+
+
+def test_round_trip(subset, tmp_path):
+    path = tmp_path / "weights" / "trial.safetensors"
+    size = checkpoint.save(path, subset, CANDIDATE, "abc")
+    candidate, base, tensors = checkpoint.read(path)
+    assert (candidate, base, size) == (CANDIDATE, "abc", path.stat().st_size)
+    own = subset.tensors()
+    assert tensors.keys() == own.keys() and all(torch.equal(tensors[name], own[name]) for name in own)
+    assert [each.name for each in path.parent.iterdir()] == ["trial.safetensors"]
+
+
+def test_any_safetensors_reader_can_open_it(subset, tmp_path):
+    checkpoint.save(tmp_path / "a.safetensors", subset, CANDIDATE, "abc")
+    assert load_file(tmp_path / "a.safetensors").keys() == subset.parameters.keys()
+
+
+def test_saving_again_replaces(subset, tmp_path):
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, subset, CANDIDATE, "first")
+    checkpoint.save(path, subset, CANDIDATE, "second")
+    assert checkpoint.read(path)[1] == "second"
+
+
+def test_a_full_disk_is_an_oserror_with_its_number_and_leaves_the_former_file(subset, tmp_path):
+    """A limit on the size of files stands for the full disk: the write fails in the same place, with EFBIG for ENOSPC."""
+    path = tmp_path / "a.safetensors"
+    checkpoint.save(path, subset, CANDIDATE, "former")
+    code = """
+import resource, sys, torch
+from pathlib import Path
+from trainers import checkpoint
+from trainers.candidate import Candidate
+class Large:
+    def tensors(self): return {"x": torch.zeros(100_000)}
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+try:
+    checkpoint.save(Path(sys.argv[1]), Large(), Candidate("bias", ("up",), ("bias",), 1e-3, 10), "new")
+except OSError as error:
+    print(error.errno, error.filename)
+"""
+    done = subprocess.run([sys.executable, "-c", code, path], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == [str(errno.EFBIG), str(path)], done.stderr
+    assert os.listdir(tmp_path) == ["a.safetensors"] and checkpoint.read(path)[1] == "former"
+
+
+@pytest.mark.parametrize("words, code", [("Error while serializing: I/O error: No space left on device (os error 28)", errno.ENOSPC),
+                                         ('IoError(Os { code: 28, kind: StorageFull, message: "No space left" })', errno.ENOSPC),
+                                         ("something else", errno.EIO)])
+def test_the_system_s_error_is_read_from_safetensors_words(words, code):
+    assert checkpoint.system_error(RuntimeError(words), Path("x")).errno == code
+
+
+class Bomb:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def spoil(path: Path, kind: str) -> None:
+    if kind == "text":
+        path.write_text("hello")
+    elif kind == "empty":
+        path.touch()
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps(Bomb(path.with_name("exploded"))))
+    elif kind == "torch":
+        torch.save({"x": Bomb(path.with_name("exploded"))}, path)
+    elif kind == "foreign":
+        save_file({"x": torch.zeros(2)}, path)
+    elif kind == "header":
+        save_file({"x": torch.zeros(2)}, path, metadata={"candidate": "{}", "base": "b"})
+    elif kind == "list":
+        save_file({"x": torch.zeros(2)}, path, metadata={"candidate": "[1]", "base": "b"})
+
+
+@pytest.mark.parametrize("kind", ["missing", "text", "empty", "folder", "pickle", "torch", "foreign", "header", "list", "truncated"])
+def test_what_is_no_checkpoint_is_refused_in_one_line_and_never_unpickled(subset, tmp_path, kind):
+    path = tmp_path / "a.safetensors"
+    spoil(path, kind)
+    if kind == "truncated":
+        checkpoint.save(path, subset, CANDIDATE, "b")
+        path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(BadModel) as caught:
+        checkpoint.read(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "exploded").exists()

@@ -1,0 +1,171 @@
+"""Sampling: the same noise gives the same pictures, guidance is what its formula says, and a perfect model gives its picture."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
+
+from trainers.miniature import architecture
+from trainers.sampling import decode, initial_noise, sample
+
+SHAPE = (4, 8, 8)
+ZERO_SNR = dict(architecture.scheduler().config)
+SD15 = dict(PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1).config)
+CONFIGS = {"v-prediction, zero terminal SNR": ZERO_SNR, "epsilon, as Stable Diffusion v1.5": SD15}
+
+
+@pytest.fixture
+def states(examples):
+    return examples.states
+
+
+def run(unet, states, caption=(0, 1, 2, 3, 0), noise=None, config=ZERO_SNR, **given):
+    caption = torch.tensor(caption)
+    noise = initial_noise(len(caption), SHAPE, seed=7) if noise is None else noise
+    return sample(unet, config, states, caption, noise, **{"steps": 4, "guidance_scale": 2.0, "batch_size": 8, **given})
+
+
+def test_initial_noise_is_standard_normal_and_its_seeds():
+    noise = initial_noise(500, SHAPE, seed=1)
+    assert noise.shape == (500, *SHAPE) and noise.dtype == torch.float32
+    assert torch.equal(noise, initial_noise(500, SHAPE, seed=1)) and not torch.equal(noise, initial_noise(500, SHAPE, seed=2))
+    assert noise.mean().item() == pytest.approx(0, abs=0.01) and noise.std().item() == pytest.approx(1, abs=0.01)
+
+
+def test_the_same_noise_gives_the_same_pictures_whatever_the_global_generator_did(unet, states):
+    torch.manual_seed(1)
+    first = run(unet, states)
+    torch.manual_seed(2)
+    assert torch.equal(run(unet, states), first)
+    assert not torch.allclose(run(unet, states, noise=initial_noise(5, SHAPE, seed=8)), first, atol=1e-2)
+
+
+def test_the_batch_size_does_not_matter(unet, states):
+    whole = run(unet, states)
+    for size in (1, 2, 3):
+        torch.testing.assert_close(run(unet, states, batch_size=size), whole, atol=1e-4, rtol=1e-4)
+
+
+def test_rows_go_with_their_captions_and_noise(unet, states):
+    order = [3, 0, 4, 1, 2]
+    noise, caption = initial_noise(5, SHAPE, seed=7), torch.tensor([0, 1, 2, 3, 0])
+    mixed = run(unet, states, caption=caption[order].tolist(), noise=noise[order])
+    torch.testing.assert_close(mixed, run(unet, states)[order], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(run(unet, states, caption=(1, 2, 3, 0, 1)), run(unet, states), atol=1e-3)
+
+
+@torch.no_grad()
+def two_passes(unet, states, caption, noise, config, steps, scale):
+    """Guidance written out: one pass with the captions, one with the empty one."""
+    solver = DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++", solver_order=2)
+    solver.set_timesteps(steps)
+    latents, empty = noise * solver.init_noise_sigma, states[-1:].expand(len(noise), -1, -1)
+    for timestep in solver.timesteps:
+        plain, conditional = unet(latents, timestep, empty).sample, unet(latents, timestep, states[caption]).sample
+        latents = solver.step((1 - scale) * plain + scale * conditional, timestep, latents).prev_sample
+    return latents
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_guidance_in_one_batch_is_two_separate_passes(unet, states, config, scale):
+    caption, noise = torch.tensor([0, 1, 2]), initial_noise(3, SHAPE, seed=7)
+    expected = two_passes(unet, states, caption, noise, config, 4, scale)
+    torch.testing.assert_close(run(unet, states, caption.tolist(), noise, config, guidance_scale=scale), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_guidance_of_zero_hears_no_caption_and_of_one_only_the_caption(unet, states):
+    noise = initial_noise(2, SHAPE, seed=7)
+    silent = run(unet, states, (0, 1), noise, guidance_scale=0.0)
+    torch.testing.assert_close(run(unet, states, (2, 3), noise, guidance_scale=0.0), silent, atol=1e-4, rtol=1e-4)
+    spoilt = states.clone()
+    spoilt[-1] += 1.0
+    torch.testing.assert_close(run(unet, spoilt, (0, 1), noise, guidance_scale=1.0), run(unet, states, (0, 1), noise, guidance_scale=1.0), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(run(unet, spoilt, (0, 1), noise, guidance_scale=0.0), silent, atol=1e-3)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("steps", [2, 15, 25])
+def test_a_model_that_knows_the_picture_gives_it(config, steps):
+    """The network's answer is that of a data set of one picture; the solver must end at it, from any noise."""
+    schedule = DDPMScheduler.from_config(config)
+    picture = torch.linspace(-2, 2, 4 * 8 * 8).view(1, *SHAPE)
+
+    def unet(noisy, timestep, states):
+        signal, spread = schedule.alphas_cumprod[timestep].sqrt(), (1 - schedule.alphas_cumprod[timestep]).sqrt()
+        noise = (noisy - signal * picture) / spread
+        return SimpleNamespace(sample=signal * noise - spread * picture if config["prediction_type"] == "v_prediction" else noise)
+
+    found = run(unet, torch.zeros(2, 5, 64), (0, 0, 0), config=config, steps=steps)
+    torch.testing.assert_close(found, picture.expand(3, -1, -1, -1), atol=0.05 if config is SD15 else 1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_latents_are_finite_and_contiguous(unet, states, config):
+    found = run(unet, states, config=config, steps=15)
+    assert found.shape == (5, *SHAPE) and found.dtype == torch.float32
+    assert found.isfinite().all() and found.is_contiguous()
+
+
+def test_the_first_step_of_a_zero_snr_model_is_at_pure_noise(states):
+    """Trailing timesteps: with any other spacing the model would never see the noise that it was trained to begin from."""
+    seen = []
+
+    def unet(noisy, timestep, states):
+        seen.append(int(timestep))
+        return SimpleNamespace(sample=torch.zeros_like(noisy))
+
+    run(unet, states, steps=15)
+    assert seen[0] == 999 and seen == sorted(seen, reverse=True) and len(seen) == 15
+
+
+class Painter:
+    """In the place of a VAE: shows the latents' first value in each channel as it is, so that grey levels are known."""
+
+    config = SimpleNamespace(scaling_factor=0.5)
+
+    def decode(self, latents):
+        return SimpleNamespace(sample=latents[:, :3].repeat_interleave(8, 2).repeat_interleave(8, 3))
+
+
+@pytest.mark.parametrize("channels, grey", [((-1, -1, -1), 0), ((1, 1, 1), 255), ((0, 0, 0), 128), ((1, 0, -1), 128), ((3, 3, 3), 255),
+                                            ((-5, -5, -5), 0), ((0.2, 0.2, 0.2), 153)])
+def test_grey_levels_by_hand(channels, grey):
+    latents = torch.zeros(1, 4, 8, 8)
+    latents[0, :3] = torch.tensor(channels, dtype=torch.float32).view(3, 1, 1) * Painter.config.scaling_factor
+    assert set(np.unique(decode(Painter(), latents, 4))) == {grey}
+
+
+def test_decoded_pictures_have_their_shape_and_type_in_any_batch():
+    torch.manual_seed(0)
+    vae, latents = architecture.vae().eval(), torch.randn(5, 4, 8, 8)
+    pictures = decode(vae, latents, batch_size=8)
+    assert pictures.shape == (5, 64, 64) and pictures.dtype == np.uint8 and pictures.std() > 0
+    for size in (1, 2):
+        assert np.abs(decode(vae, latents, batch_size=size).astype(int) - pictures).max() <= 1
+
+
+def test_decoding_undoes_encoding_of_grey_levels():
+    """What `encode_pictures` scales down, `decode` scales up: through a VAE that changes nothing the pictures come back."""
+    from trainers.base_model import encode_pictures
+
+    class Mirror(torch.nn.Module):
+        config = SimpleNamespace(scaling_factor=0.18)
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def encode(self, pictures):
+            return SimpleNamespace(latent_dist=SimpleNamespace(mean=pictures, std=torch.zeros_like(pictures)))
+
+        def decode(self, latents):
+            return SimpleNamespace(sample=latents)
+
+    greys = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
+    mean, _ = encode_pictures(Mirror(), greys)
+    np.testing.assert_array_equal(decode(Mirror(), torch.from_numpy(mean), 4), greys)
