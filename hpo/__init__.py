@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from hpo.settings import Settings
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def _refuse_shadows() -> None:
+    """`python -m` and notebooks look for packages in the current folder first, where the user may have a metrics.py."""
+    here = Path(__file__).resolve().parent.parent
+    for name in ("metrics", "storage", "trainers"):
+        found = find_spec(name)
+        if found is None or found.origin is None or Path(found.origin).resolve().parent.parent != here:
+            place = "nothing" if found is None else found.origin or "a folder without __init__.py"
+            # With this name, `python -m hpo.launch` prints the message on one line.
+            raise ImportError(f"package {name!r} of peft-pareto is wanted in {here}, found is {place}: run from another folder, "
+                              "or set PYTHONSAFEPATH=1", name=__name__)
+
+
+_refuse_shadows()
+
+from hpo.settings import Settings  # noqa: E402 - it imports the packages that were looked for
 
 
 def search(settings: Settings):

@@ -36,11 +36,15 @@ def record(search: Search, asked: Asked, path: Path) -> None:
     results.record_artifact(search.store, asked.id, WEIGHTS, str(path))
 
 
-def discard(path: Path | None) -> None:
-    """Delete a trial's tensors; the note of them goes with the next `tidy`."""
-    if path is not None:
-        path.unlink(missing_ok=True)
-        path.with_suffix(UNFINISHED).unlink(missing_ok=True)
+def discard(path: Path | None) -> bool:
+    """Delete a trial's tensors, False if that is refused; the note of them goes with the next `tidy`."""
+    try:
+        for file in (path, path.with_suffix(UNFINISHED)) if path is not None else ():
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s cannot be deleted: %s", path, error.strerror)
+        return False
+    return True
 
 
 def tidy(search: Search) -> None:
@@ -53,13 +57,7 @@ def tidy(search: Search) -> None:
         if is_kept(states[number], search.settings.keep):
             continue
         for path in map(Path, paths):
-            if not path.parent.is_dir():
-                continue
-            try:
-                discard(path)
-            except OSError as error:
-                log.warning("%s cannot be deleted: %s", path, error)
-            else:
+            if path.parent.is_dir() and discard(path):
                 results.forget_artifact(search.store, str(path))
 
 

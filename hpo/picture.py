@@ -237,7 +237,7 @@ def write_html(path: Path, rows: list[Row], objectives: Objectives, base: dict[s
         ends = [math.log10(each.low), math.log10(each.high)] if each.logarithmic else [each.low, each.high]
         update(title="<br>".join(each.label if each is x else reversed(each.label)), type="log" if each.logarithmic else "linear", range=ends)
     page = figure.to_html(include_plotlyjs=True, full_html=True, config=BUTTONS)
-    heading = f"<head><title>{html.escape(title)}</title>"
+    heading = f"<head><title>{html.escape(title)}</title><style>body {{ margin: 0 }}</style>"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page.replace("<head>", heading, 1), encoding="utf-8")
 

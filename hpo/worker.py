@@ -12,12 +12,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hpo import stopping
-from hpo.command import INTERRUPTED, Parser, one_line_errors, store_url, whole
+from hpo.command import INTERRUPTED, Parser, decimal, one_line_errors, store_url, whole
 from hpo.errors import BadSetting
 from hpo.settings import Settings, check_device
 from hpo.stopping import Stopped
 from storage import results
-from storage.errors import StorageUnreachable
+from storage.errors import StorageUnreachable, UnknownStudy
 from storage.store import Store, open_store, worker_name
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=whole, default=1, help="CPU threads of the arithmetic (default: 1)")
     for name in PATHS:
         parser.add_argument(f"--{name}", default=None, help=f"where the study's {name} is on this machine, if not where the study says")
+    parser.add_argument("--wait", type=decimal, default=0.0, metavar="SECONDS",
+                        help="how long the store may take to answer and the study to be started (default: 0)")
     parser.add_argument("--with-parent", action="store_true", help="end when standard input closes, as launch's own workers do")
     given = parser.parse_args(arguments)
     check_device(given.device)
@@ -160,11 +162,30 @@ def main(arguments: list[str] | None = None) -> int:
     paths = {name: getattr(given, name) for name in PATHS if getattr(given, name) is not None}
     try:
         with stopping.interruptible():
+            wait_for_study(url, given.study, given.wait)
             use_threads(given.threads)
             worker = Worker(url, given.study, given.device, paths)
         return worker.work()
     except Stopped:
         return INTERRUPTED
+
+
+def wait_for_study(url: str, study: str, seconds: float) -> None:
+    """Return once the study is registered, or when the time is over: then joining it says what is wrong."""
+    until, waits = time.monotonic() + seconds, False
+    while time.monotonic() < until:
+        try:
+            store = open_store(url)
+            try:
+                results.study_id(store, study)
+            finally:
+                store.close()
+            return
+        except (StorageUnreachable, UnknownStudy) as error:
+            if not waits:
+                log.info("waiting: %s", error)
+            waits = True
+        time.sleep(WAIT_SECONDS)
 
 
 def log_to_stderr() -> None:

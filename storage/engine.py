@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import psycopg2.extensions
 import sqlalchemy
 from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Engine, make_url
@@ -30,6 +31,12 @@ KEEPALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_c
 SERVER_KEEPALIVE = "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"
 IDLE_TRANSACTION = "SET idle_in_transaction_session_timeout = '5min'"
 
+# The connection's own search path, less our schema.
+SEARCH_PATH = """
+SELECT set_config('search_path', string_agg(quote_ident(name), ', ' ORDER BY place), false)
+    FROM unnest(current_schemas(false)) WITH ORDINALITY AS found (name, place) WHERE name <> 'peft_pareto' HAVING count(*) > 0
+"""
+
 #: What the server or libpq says, and what to do about it. The first match counts.
 REFUSALS = (
     (
@@ -48,6 +55,20 @@ REFUSALS = (
         "no server answers there: check host and port, and that PostgreSQL is running",
     ),
 )
+
+
+class Connection(psycopg2.extensions.connection):
+    """A connection that finds our tables only by their full name.
+
+    The default search path begins with the role's own schema; a role that is called peft_pareto has ours there, and
+    Optuna would take our tables for its own, in its constructor already.
+    """
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        with self.cursor() as cursor:
+            cursor.execute(SEARCH_PATH)
+        self.commit()
 
 
 def hidden(url: str) -> str:
@@ -196,7 +217,10 @@ def _settings(url: str) -> dict[str, Any]:
         "pool_pre_ping": True,
         # Admission counts rows under a lock, which needs a snapshot taken after the lock.
         "isolation_level": "READ COMMITTED",
-        "connect_args": {name: value for name, value in asked.items() if name not in given},
+        "connect_args": {
+            "connection_factory": Connection,
+            **{name: value for name, value in asked.items() if name not in given},
+        },
     }
 
 

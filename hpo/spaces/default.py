@@ -22,8 +22,8 @@ class Default(Space):
         kinds = {listed(choice): choice for choice in method.kinds}
         chosen = next(iter(kinds)) if len(kinds) == 1 else trial.suggest_categorical(f"kinds of {method.name}", list(kinds))
         rank = trial.suggest_categorical(f"rank of {method.name}", list(method.ranks)) if method.ranks else None
-        low, high = method.learning_rates
-        rate = trial.suggest_float(f"learning rate of {method.name}", low * bounds.rate_scale, high * bounds.rate_scale, log=True)
+        low, high = (rounded(rate * bounds.rate_scale) for rate in method.learning_rates)  # else a rounded rate could leave the range
+        rate = trial.suggest_float(f"learning rate of {method.name}", low, high, log=True)
         return Candidate(method.name, regions, kinds[chosen], rounded(rate), suggest_steps(trial, bounds), rank)
 
     def parameters(self, candidate: Candidate, bounds: Bounds) -> dict[str, Any]:

@@ -49,7 +49,9 @@ def trials(database: str) -> list[Asked]:
 def serving(database: str, *arguments: str) -> Iterator[tuple[subprocess.Popen, str]]:
     """The running command and its address."""
     command = [sys.executable, "-m", "hpo.dashboard", "--storage", database, "--no-browser", "--port", "0", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Who runs the tests in the background of a script has SIGINT ignored, and its children with it.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     try:
         found = re.search(r"http://\S+/dashboard/", process.stdout.readline())
         assert found, process.stderr.read()
@@ -88,7 +90,7 @@ def test_it_ends_quietly(database: str, number: int) -> None:
     with serving(database) as (process, url):
         direct(url, timeout=20).close()
         process.send_signal(number)
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
         assert process.communicate() == ("", "")
 
 

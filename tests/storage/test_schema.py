@@ -103,3 +103,17 @@ def test_a_role_without_rights_is_told_what_it_lacks(database: str) -> None:
     with pytest.raises((SchemaError, StorageUnreachable), match="GRANT CREATE") as caught:
         storage.open(database.replace("postgres@", "weak@"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_role_named_like_our_schema_finds_optunas_tables(database: str) -> None:
+    with connect(database).begin() as connection:
+        connection.execute(text("DROP ROLE IF EXISTS peft_pareto"))
+        connection.execute(text("CREATE ROLE peft_pareto LOGIN SUPERUSER"))
+    theirs = database.replace("postgres@", "peft_pareto@")
+    for _ in range(2):  # by the second time our schema is there, and first on this role's path
+        store = storage.open(theirs)
+        with store.engine.connect() as connection:
+            assert schema.optuna_schema(connection) == "public"
+            assert connection.scalar(text("SELECT count(*) FROM pareto_front")) == 0
+        assert store.optuna.get_all_studies() == []
+        store.close()

@@ -50,7 +50,7 @@ def random_base(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     size = vocabulary.write(folder / "tokenizer", ["small nodule in the left lung", "no acute cardiopulmonary process"], merges=60)
     torch.manual_seed(0)
-    save_text_encoder(architecture.clip(size, size - 1, size - 2).half(), folder / "text_encoder")
+    save_text_encoder(architecture.clip(size, size - 1, size - 2), folder / "text_encoder")
     architecture.vae().half().save_pretrained(folder / "vae")
     architecture.unet().half().save_pretrained(folder / "unet")
     architecture.scheduler().save_pretrained(folder / "scheduler")

@@ -6,7 +6,6 @@ import json
 import pickle
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,11 +139,9 @@ def test_a_part_that_is_missing(folder, part):
 def test_weights_that_are_pickled_or_not_there(folder, part, pickled, tmp_path):
     (folder / part / WEIGHTS[part]).unlink()
     if pickled:
-        trap = SimpleNamespace(path=tmp_path / "exploded")
-
         class Bomb:
             def __reduce__(self):
-                return (Path.touch, (trap.path,))
+                return (Path.touch, (tmp_path / "exploded",))
 
         (folder / part / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
     refused(lambda: load(folder), f"{part}/ has", "pickled weights (pytorch_model.bin)" if pickled else "no weights", "safe_serialization=True")

@@ -255,6 +255,12 @@ def test_an_exception_leaves_the_network_in_evaluation(unet, units, scheduler, e
     assert not any(module.training for module in unet.modules())
 
 
+def test_training_stops_at_a_gradient_where_none_should_be(unet, units, scheduler, examples):
+    unet.conv_in.weight.grad = torch.zeros(32, 4, 3, 3)
+    with pytest.raises(AssertionError, match="conv_in.weight: selected False, gradient True"):
+        fit(unet, scheduler, subset_of(unet, units), examples, PLAN)
+
+
 def test_gradients_elsewhere_or_nowhere_are_noticed(unet, units):
     subset = subset_of(unet, units)
     unet(torch.zeros(1, 4, 8, 8), torch.tensor([5]), torch.zeros(1, 5, 64)).sample.mean().backward()

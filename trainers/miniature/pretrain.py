@@ -38,7 +38,7 @@ class Recipe:
     seed: int = 0
 
 
-FULL = Recipe(pictures=24_000, merges=1_000, clip_steps=800, vae_steps=6_000, unet_steps=6_000)
+FULL = Recipe(pictures=24_000, merges=1_000, clip_steps=800, vae_steps=6_000, unet_steps=5_000)
 MINUTE = Recipe(pictures=512, merges=200, clip_steps=20, vae_steps=60, unet_steps=60)
 STAGES = ("clip", "vae", "unet")
 KL_WEIGHT = 1e-6  # Rombach et al. 2022: a slight pull of the latents towards N(0, 1)
@@ -119,14 +119,17 @@ def make_clip(recipe: Recipe, out: Path, images, captions: list[str]) -> None:
 
 
 def save_text_encoder(model, folder: Path) -> None:
-    """The CLIP's text half as a CLIPTextModel. The names have the prefix of Stable Diffusion's own files: transformers 5
-    reads them with and without it and would write them without, version 4 would then start from random weights."""
+    """The CLIP's text half as a CLIPTextModel, stored in fp16 and said to be fp32, which is how it is to be loaded.
+
+    A plain StableDiffusionPipeline loads the other parts in fp32 and this one as its configuration says: fp16 would not
+    fit. The names have the prefix of Stable Diffusion's own files: transformers 5 reads them with and without it and
+    would write them without; version 4 would then start from random weights.
+    """
     from safetensors.torch import save_file
     from transformers import CLIPTextModel
 
-    encoder = CLIPTextModel(model.config.text_config).half()
-    encoder.save_pretrained(folder)  # for its configuration
-    save_file({f"{TEXT_PREFIX}{name}": tensor.contiguous() for name, tensor in model.text_model.state_dict().items()},
+    CLIPTextModel(model.config.text_config).float().save_pretrained(folder)  # for its configuration
+    save_file({f"{TEXT_PREFIX}{name}": tensor.contiguous() for name, tensor in model.half().text_model.state_dict().items()},
               folder / "model.safetensors", metadata={"format": "pt"})
 
 

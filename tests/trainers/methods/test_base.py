@@ -78,6 +78,13 @@ def test_gradients_reach_all_that_is_selected_and_nothing_else(unet, units, cand
     assert flat == []
 
 
+def test_all_else_is_frozen_also_in_a_network_that_came_trainable(unet, units, candidate):
+    unet.requires_grad_(True)
+    subset = apply(unet, units, candidate)
+    trainable = {id(parameter) for parameter in unet.parameters() if parameter.requires_grad}
+    assert trainable == {id(parameter) for parameter in subset.parameters.values()}
+
+
 def test_the_count_is_what_the_optimizer_holds(unet, units, candidate, scheduler, examples):
     declared = METHODS[candidate.method].count(unet, units, candidate)
     subset = apply(unet, units, candidate)

@@ -1,0 +1,98 @@
+"""The suite that every engine must pass, with real workers, real training and the real store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from launching import until
+from rich.console import Console
+
+from hpo.engines import CLASSES
+from hpo.errors import SearchError
+from hpo.launch import search
+from hpo.settings import Settings
+from trainers.errors import TrainerError
+
+Made = Callable[..., Settings]
+
+
+@pytest.fixture(params=CLASSES)
+def engine(request) -> str:
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running(tmp_path) -> None:
+    """Whatever a test does, no worker and no process of Ray outlives it."""
+    before = set(psutil.pids())
+    yield
+    until(lambda: not left(before), 20, f"processes ended, left are {left(before)}")
+
+
+def left(before: set[int]) -> list[str]:
+    """Command lines of workers and of Ray's processes that were not there before."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        words = " ".join(process.info["cmdline"] or [])
+        if process.info["pid"] not in before and ("hpo.worker" in words or "raylet" in words or words.startswith("ray::") or "gcs_server" in words):
+            found.append(words[:80])
+    return found
+
+
+def quiet(path: Path) -> Console:
+    return Console(file=path.open("w"), width=80)
+
+
+def test_exactly_as_many_trials_finish_as_were_asked_for_and_more_on_the_next_launch(engine: str, settings: Made, states: Callable, tmp_path, capfd) -> None:
+    asked = settings(engine=engine, trials=2, workers=2, keep="all")
+    found = search(asked, quiet(tmp_path / "said"))
+    assert found.status == 0 and states(asked.study) == {"COMPLETE": 2} and len(found.rows) >= 1
+    assert len(list((Path(asked.out) / asked.study / "weights").iterdir())) == 2
+    again = search(settings(**{**asked.to_json(), "trials": 3}), quiet(tmp_path / "said again"))
+    assert again.status == 0 and states(asked.study) == {"COMPLETE": 3}
+    said = (tmp_path / "said").read_text()
+    assert "(new): 2 trials" in said and "all 2 trials are finished" in said and "resumed with 2 finished" in (tmp_path / "said again").read_text()
+    shown = capfd.readouterr()
+    assert shown.err == "", "an engine prints nothing of its own"
+    assert shown.out.startswith("Pareto front")
+
+
+def test_a_trial_that_raises_is_stored_with_its_reason_and_replaced(engine: str, settings: Made, query: Callable, states: Callable, tmp_path) -> None:
+    # At these rates full fine-tuning, the first trial, loses its numbers at once; attention tuning, the next baseline, does not.
+    asked = settings(engine=engine, trials=1, space="reference", learning_rate_scale=1e5)
+    assert search(asked, quiet(tmp_path / "said")).status == 0
+    assert states(asked.study) == {"COMPLETE": 1, "FAIL": 1}
+    rows = query("SELECT method, state, outcome, reason, baseline FROM trial_scores WHERE study = :s ORDER BY trial", s=asked.study)
+    assert rows[0][:3] == ("full", "FAIL", "failed") and rows[0][3].startswith("TrainingDiverged: loss is nan at step")
+    assert rows[1] == ("attention", "COMPLETE", "finished", None, "yardstick")
+
+
+def test_what_only_a_worker_can_notice_is_one_line_and_the_end(engine: str, settings: Made, model: Path, states: Callable, tmp_path) -> None:
+    broken = Path(shutil.copytree(model / "base", tmp_path / "broken"))
+    weights = next((broken / "unet").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1000])  # the header, which launch reads, is whole
+    asked = settings(engine=engine, model=str(broken))
+    with pytest.raises((SearchError, TrainerError), match="it cannot be loaded") as refused:
+        search(asked, quiet(tmp_path / "said"))
+    assert str(broken) in str(refused.value) and "\n" not in str(refused.value) and states(asked.study) == {}
+
+
+def test_interrupted_it_gives_running_trials_back(engine: str, settings: Made, states: Callable, query: Callable, launched: Callable, tmp_path) -> None:
+    asked = settings(engine=engine, trials=500, workers=2, steps=40)
+    process: subprocess.Popen = launched(asked)
+    until(lambda: states(asked.study).get("COMPLETE", 0) >= 1 and states(asked.study).get("RUNNING", 0) >= 1, 150, "a trial is finished and another runs")
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(60) == 130
+    counts = states(asked.study)
+    assert "RUNNING" not in counts and counts["COMPLETE"] >= 1
+    outcomes = dict(query("SELECT outcome, count(*) FROM trial_scores WHERE study = :s AND state = 'FAIL' GROUP BY 1", s=asked.study))
+    assert set(outcomes) == {"released"} and outcomes["released"] == counts["WAITING"], "each is tried again"
+    said = (tmp_path / "launch.log").read_text()
+    assert "interrupted: running trials were given back" in said and "Pareto front" in said and "Traceback" not in said

@@ -1,0 +1,54 @@
+"""What is peculiar to the Ray engine: what a trial takes of the cluster, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+
+from hpo.engines.ray import ENVIRONMENT, connected, shares_of
+from hpo.errors import BadSetting
+from hpo.settings import Settings
+
+
+def test_workers_share_the_cpus_of_this_machine(monkeypatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for workers, cpus in ((1, 2.0), (2, 1.0), (3, 0.6666), (7, 0.2857)):
+        shares = shares_of(Settings(workers=workers), {"CPU": 2.0}, is_cluster=False)
+        assert (shares.most, shares.cpus, shares.gpus, shares.device) == (workers, cpus, 0.0, "cpu")
+        assert shares.most * shares.cpus <= 2.0, "else the last one would never start"
+
+
+def test_fractions_of_gpus_say_how_many_trials_run_at_a_time() -> None:
+    shares = shares_of(Settings(gpus_per_trial=0.25, trials=100), {"CPU": 16.0, "GPU": 2.0}, is_cluster=False)
+    assert (shares.most, shares.gpus, shares.cpus, shares.device) == (8, 0.25, 2.0, "cuda")
+    assert shares_of(Settings(gpus_per_trial=0.25, trials=3), {"CPU": 16.0, "GPU": 2.0}, False).most == 3, "no more than trials"
+    assert shares_of(Settings(device="cpu"), {"CPU": 16.0, "GPU": 2.0}, False).gpus == 0
+
+
+def test_a_cluster_gives_one_cpu_a_trial() -> None:
+    shares = shares_of(Settings(trials=100), {"CPU": 24.0}, is_cluster=True)
+    assert (shares.most, shares.cpus, shares.threads) == (24, 1.0, 1)
+
+
+@pytest.mark.parametrize(("settings", "has", "says"), [
+    (Settings(device="cuda"), {"CPU": 4.0}, "--gpus-per-trial 1: Ray has 0 GPUs here"),
+    (Settings(gpus_per_trial=2), {"CPU": 4.0, "GPU": 1.0}, "--gpus-per-trial 2: Ray has 1 GPUs here"), (Settings(), {}, "Ray has no CPU here")])
+def test_what_could_never_start_is_refused(settings: Settings, has: dict, says: str) -> None:
+    with pytest.raises(BadSetting, match=says):
+        shares_of(settings, has, is_cluster=True)
+
+
+def test_a_clients_address_is_refused_before_anything_starts() -> None:
+    with pytest.raises(BadSetting, match="address of its head"), connected("ray://10.0.0.1:10001"):
+        pass
+
+
+def test_an_address_without_a_cluster_is_one_line_and_leaves_the_environment_as_it_was(capfd) -> None:
+    before = dict(os.environ)
+    with pytest.raises(BadSetting, match="--ray-address 127.0.0.1:1: no Ray cluster answers there") as refused, connected("127.0.0.1:1"):
+        pass
+    assert "\n" not in str(refused.value) and {name: os.environ.get(name) for name in ENVIRONMENT} == {name: before.get(name) for name in ENVIRONMENT}
+    logging.getLogger("ray").setLevel(logging.NOTSET)
+    assert "Traceback" not in capfd.readouterr().err

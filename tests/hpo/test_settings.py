@@ -1,0 +1,115 @@
+"""Settings: one table for flags, TOML and Python, and a line for every mistake."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+
+from hpo.command import OUR_ERRORS
+from hpo.errors import BadSetting
+from hpo.settings import LARGEST, Settings, from_command_line, read_toml
+
+
+def given(*words: str) -> Settings:
+    return from_command_line(list(words), "python -m hpo.launch", "a description")
+
+
+def refusal(*words: str) -> str:
+    """The line with which these flags are refused."""
+    with pytest.raises(OUR_ERRORS) as refused:
+        given(*words)
+    assert len(str(refused.value).splitlines()) == 1
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(("steps", "grid"), [(200, (50, 100, 150, 200)), (4, (1, 2, 3, 4)), (3, (1, 2, 3)), (2, (1, 2)), (1, (1,)), (7, (4, 5, 6, 7)),
+                                             (10, (4, 6, 8, 10))])
+def test_the_grid_of_steps_ends_with_all_steps(steps: int, grid: tuple[int, ...]) -> None:
+    assert Settings(steps=steps).step_grid == grid
+
+
+@pytest.mark.parametrize("steps", range(1, 60))
+def test_the_grid_of_steps_is_equally_spaced_and_positive(steps: int) -> None:
+    grid = Settings(steps=steps).step_grid
+    assert grid[-1] == steps and grid[0] >= 1 and len(grid) == min(steps, 4) and len({b - a for a, b in zip(grid, grid[1:])}) <= 1
+
+
+def test_without_flags_the_defaults_hold() -> None:
+    assert given() == Settings()
+
+
+def test_settings_go_to_toml_and_back(tmp_path) -> None:
+    chosen = Settings(trials=7, study='a "name" with \\ and 🩻', objectives="kid,loss_gap", reward_weight=0.25, train_images=40, keep="all")
+    lines = [f"{name.replace('_', '-')} = {value!r}" if not isinstance(value, str) else f"{name} = '{value}'" for name, value in chosen.to_json().items()
+             if value is not None]
+    (tmp_path / "all.toml").write_text("[anything]\n" + "\n".join(lines), encoding="utf-8")
+    assert given("--config", str(tmp_path / "all.toml")) == chosen
+    assert Settings.from_json(chosen.to_json()) == chosen
+
+
+def test_flags_win_over_the_file_even_where_they_say_the_default(tmp_path) -> None:
+    (tmp_path / "some.toml").write_text("trials = 7\nsteps = 80\nguidance_scale = 3\n")
+    chosen = given("--config", str(tmp_path / "some.toml"), "--trials", str(Settings().trials), "--guidance-scale=2")
+    assert (chosen.trials, chosen.steps, chosen.guidance_scale) == (Settings().trials, 80, 2.0)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("trails = 5", "'trails' is unknown: take trials"), ("trials = 'five'", "trials = 'five': it must be a whole number"),
+    ("trials = 5.0", "a whole number"), ("trials = true", "a whole number"), ("guidance_scale = 'x'", "a number"), ("study = 5", "text in quotes"),
+    ("trials 5", "not TOML"), ("trials = 5\ntrials = 6", "not TOML"), ("[a]\ntrials = 5\n[b]\ntrials = 6", "there twice"),
+    ("[a.b]\ntrials = 5", "'b' is unknown"), ("trials = 0", "at least 1")])
+def test_what_is_wrong_with_a_file_is_one_line(text: str, words: str, tmp_path) -> None:
+    (tmp_path / "bad.toml").write_text(text)
+    assert words in (said := refusal("--config", str(tmp_path / "bad.toml")))
+    assert "bad.toml" in said or "--trials" in said
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path) -> None:
+    assert "No such file" in refusal("--config", str(tmp_path / "none.toml")) and "directory" in refusal("--config", str(tmp_path))
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BadSetting, match="not TOML"):
+        read_toml(tmp_path / "binary.toml")
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (("--trials", "0"), "--trials 0: it must be at least 1"), (("--trials=-3",), "at least 1"), (("--trials", "abc"), "'abc' is no whole number"),
+    (("--trials", "1.5"), "no whole number"), (("--trials",), "expected one argument"), (("--trials", str(LARGEST + 1)), "at most"),
+    (("--trails", "5"), "'--trails' is no flag of python -m hpo.launch: take --trials"), (("five",), "'five' is no flag"),
+    (("--batch-size", "0"), "--batch-size 0: it must be at least 1"), (("--workers", "0"), "leave the flag out"), (("--train-images", "9"), "at least 10"),
+    (("--resolution", "0"), "at least 1"), (("--seed=-1",), "at least 0"), (("--generated", "5"), "at least 20"), (("--steps", "0"), "at least 1"),
+    (("--reward-weight", "1.5"), "0 to 1"), (("--reward-weight", "nan"), "0 to 1"), (("--guidance-scale", "inf"), "above 0 and finite"),
+    (("--learning-rate-scale", "0"), "above 0"), (("--gpus-per-trial", "1.5"), "whole number of GPUs"), (("--gpus-per-trial", "0"), "above 0"),
+    (("--objectives", "fid,copy_excess"), "'fid' is unknown: take"), (("--sampler", "tpee"), "'tpee' is unknown: take tpe"),
+    (("--space", "defualt"), "'defualt' is unknown: take default"), (("--engine", "rya"), "'rya' is unknown: take ray"),
+    (("--keep", "fronts"), "'fronts' is unknown: take front"), (("--precision", "fp8"), "'fp8' is unknown: take fp"),
+    (("--device", "gpu"), "--device 'gpu' is unknown"), (("--engine", "ray", "--device", "cuda:1"), "Ray that chooses"), (("--study", "  "), "1 to 200"),
+    (("--study", "a\nb"), "control characters"), (("--study", "x" * 201), "1 to 200"), (("--study", "\udc80"), "control characters"),
+    (("--model", "/a"), "needs an --encoder of your own")])
+def test_a_bad_flag_is_one_line_with_value_and_way_out(words: tuple[str, ...], says: str) -> None:
+    assert says in refusal(*words)
+
+
+@pytest.mark.parametrize("name", ["plain", "it's", 'a "b"', "with spaces", "🩻👩‍⚕️", "slash/../x", "-dash", "naïve 中文", "%s {x} [bold]"])
+def test_any_readable_study_name_is_taken(name: str) -> None:
+    assert given(f"--study={name}").study == name
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3", "mps"])
+def test_devices_are_taken_as_torch_names_them(device: str) -> None:
+    assert given("--device", device).device == device
+
+
+def test_every_setting_is_one_of_what_means_something_or_may_change() -> None:
+    means = set(Settings().meaning())
+    free = {each.name for each in fields(Settings)} - means
+    assert free == {"trials", "study", "storage", "model", "encoder", "data", "sampler", "engine", "workers", "gpus_per_trial", "ray_address", "device",
+                    "keep", "out"}, "model, encoder and data are compared by content"
+
+
+def test_from_python_the_types_are_checked_too() -> None:
+    with pytest.raises(BadSetting, match="trials = '3': it must be a whole number"):
+        replace(Settings(), trials="3").check()
+    with pytest.raises(BadSetting, match="'nope' is unknown"):
+        Settings.from_json({"nope": 1})
+    assert Settings.from_json({"guidance_scale": 2, "workers": None}).check()
