@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -30,10 +31,13 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray would send statistics of use to its makers
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray is going to do some day, and announces at every start
+    "RAY_worker_niceness": "0",  # Ray's 15 starves trials on a machine that does anything else
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table and a path whatever `verbose` says
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # four files a trial that repeat what Postgres has
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: it gives trials back
 }
+START_RAY = "start one with ray start --head, or leave the flag out"
+ANSWER_SECONDS = 5.0
 MAX_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"  # how many actors start at the same time; 1 if Tune is not told
 
 
@@ -207,8 +211,8 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
     """Ray, on this machine or at that address, without a word on the screen; gives what its machines have in all."""
     import ray
 
-    if address is not None and address.startswith("ray://"):
-        raise BadSetting(f"--ray-address {address}: run launch on a machine of the cluster and give the address of its head, such as 10.0.0.1:6379")
+    if address is not None:
+        check_address(address)
     former = {name: os.environ.get(name) for name in (*ENVIRONMENT, MAX_PENDING)}
     os.environ.update(ENVIRONMENT)
     own = {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
@@ -218,12 +222,24 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         yield ray.cluster_resources()
     except ConnectionError as error:
-        raise BadSetting(f"--ray-address {address}: no Ray cluster answers there ({str(error).splitlines()[0]}); start one with ray start --head, "
-                         "or leave the flag out") from error
+        raise BadSetting(f"--ray-address {address}: no Ray cluster answers there ({str(error).splitlines()[0]}); {START_RAY}") from error
     finally:
         ray.shutdown()
         for name, value in former.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def check_address(address: str) -> None:
+    """BadSetting for an address where nobody listens: Ray itself would try for minutes, with a line a second on the screen."""
+    host, colon, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if "/" in address or not colon or not port.isdecimal():
+        raise BadSetting(f"--ray-address {address}: run launch on a machine of the cluster and give the address of its head, such as 10.0.0.1:6379, or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise BadSetting(f"--ray-address {address}: no Ray cluster answers there ({error}); {START_RAY}") from error
 
 
 def give_back(search: Search, bell) -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import os
-
 import pytest
 
-from hpo.engines.ray import ENVIRONMENT, connected, shares_of
+from hpo.engines.ray import connected, shares_of
 from hpo.errors import BadSetting
 from hpo.settings import Settings
 
@@ -40,15 +37,13 @@ def test_what_could_never_start_is_refused(settings: Settings, has: dict, says: 
         shares_of(settings, has, is_cluster=True)
 
 
-def test_a_clients_address_is_refused_before_anything_starts() -> None:
-    with pytest.raises(BadSetting, match="address of its head"), connected("ray://10.0.0.1:10001"):
+@pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "10.0.0.1", "10.0.0.1:x"])
+def test_an_address_of_another_form_is_refused_before_anything_starts(address: str) -> None:
+    with pytest.raises(BadSetting, match="address of its head"), connected(address):
         pass
 
 
-def test_an_address_without_a_cluster_is_one_line_and_leaves_the_environment_as_it_was(capfd) -> None:
-    before = dict(os.environ)
-    with pytest.raises(BadSetting, match="--ray-address 127.0.0.1:1: no Ray cluster answers there") as refused, connected("127.0.0.1:1"):
+def test_an_address_without_a_cluster_is_one_line_and_soon() -> None:
+    with pytest.raises(BadSetting, match="--ray-address 127.0.0.1:1: no Ray cluster answers there .*ray start --head") as refused, connected("127.0.0.1:1"):
         pass
-    assert "\n" not in str(refused.value) and {name: os.environ.get(name) for name in ENVIRONMENT} == {name: before.get(name) for name in ENVIRONMENT}
-    logging.getLogger("ray").setLevel(logging.NOTSET)
-    assert "Traceback" not in capfd.readouterr().err
+    assert "\n" not in str(refused.value)
