@@ -42,15 +42,19 @@ def search(settings: Settings, console: Console | None = None) -> Found:
 
     settings.check()
     console = console or Console(stderr=True, highlight=False)
-    what = identity(settings)
+    engine = engines.named(settings.engine)
+    engine.check(settings)
+    home.study_folder(settings.out, settings.study).mkdir(parents=True, exist_ok=True)
     url = store_url(settings.storage)
-    study = Search(open_store(url), settings)
+    store = open_store(url)
+    what = identity(settings)
+    study = Search(store, settings)
     registered = study.register(settings.trials, what)
     announce(settings, study, registered, console)
     try:
         with Display(study.store, settings.study, study.id, study.objectives, console) as display:
             # Also where nothing is missing: a worker that was killed in the last run may have left a trial running.
-            ended = study.state() or engines.named(settings.engine).run(study, url, display.watch)
+            ended = study.state() or engine.run(study, url, display.watch)
         say(console, ended.reason)
         status = ended.status
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ PACKAGES = ("hpo", "trainers", "metrics", "storage")
 MAY_IMPORT = {"trainers": {"trainers"}, "metrics": {"metrics"}, "storage": {"storage"}, "hpo": set(PACKAGES)}
 TOP_LEVEL = {"pyproject.toml", "hpo", "trainers", "metrics", "storage", "docker-compose.yml", "Dockerfile", "tests", "README.md", "benchmarks",
              "docs", ".ci", "LICENSE", "CITATION.cff", ".gitignore", ".dockerignore"}
-MACHINE_PATH = re.compile(r"(?<![\w.~$}])/(?:" + "|".join(("work", "home", "root", "Users", "mnt", "scratch", "tmp")) + r")/\w|[A-Z]:\\Users")
+MACHINE_PATH = re.compile(r"(?<![\w.~$}])/(?:" + "|".join(("work", "home", "root", "Users", "tmp")) + r")/\w|[A-Z]:\\Users")
 CONTAINER = ("Dockerfile", "docker-compose")  # what such files name are paths of a container
 BINARY = {".png", ".jpg", ".jpeg", ".gif", ".safetensors", ".gz", ".zip", ".ico"}
 LIGHT = ("hpo.settings", "hpo.launch", "storage", "metrics.scores")

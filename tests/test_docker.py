@@ -65,7 +65,7 @@ def test_no_password_is_in_the_file_and_none_may_be_missing(repository: Path, co
         assert interpolated(secret, POSTGRES_PASSWORD="x") == "x"
         with pytest.raises(KeyError):
             interpolated(secret)
-    for file in ("docker-compose.yml", "docker-compose.gpu.yml", "Dockerfile"):
+    for file in ("docker-compose.yml", "docs/docker-compose.gpu.yml", "Dockerfile"):
         assert not re.search(r"://[^\s/@:]+:[^\s/@]+@", (repository / file).read_text()), "a URL with a password"
     assert "/.env" in (repository / ".gitignore").read_text().split()
 
@@ -105,7 +105,7 @@ def test_workers_can_be_scaled(ours: dict[str, Any]) -> None:
 
 
 def test_gpus_are_given_to_services_that_exist(repository: Path, ours: dict[str, Any]) -> None:
-    extra = yaml.safe_load((repository / "docker-compose.gpu.yml").read_text())["services"]
+    extra = yaml.safe_load((repository / "docs/docker-compose.gpu.yml").read_text())["services"]
     assert set(extra) == {"launch", "worker"} <= set(ours)
     assert all(service["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"] for service in extra.values())
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from hpo.errors import SearchError
 
 if TYPE_CHECKING:
+    from hpo.settings import Settings
     from hpo.study import Ended, Search
 
 Watch = Callable[[], None]
@@ -28,6 +29,10 @@ class Engine(ABC):
     """
 
     name: ClassVar[str]
+
+    @abstractmethod
+    def check(self, settings: Settings) -> None:
+        """BadSetting for what this engine cannot do here, as far as can be seen before anything is started."""
 
     @abstractmethod
     def run(self, search: Search, url: str, watch: Watch) -> Ended:

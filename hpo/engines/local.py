@@ -83,6 +83,9 @@ def default_workers(devices: list[str]) -> int:
 class Local(Engine):
     name = "local"
 
+    def check(self, settings: Settings) -> None:
+        gpus(settings.device)
+
     def run(self, search: Search, url: str, watch: Watch) -> Ended:
         settings = search.settings
         devices = gpus(settings.device) or ["cpu"]

@@ -176,13 +176,17 @@ def last_line_of(trial) -> str:
 class Ray(Engine):
     name = "ray"
 
+    def check(self, settings: Settings) -> None:
+        if settings.ray_address is not None:
+            check_address(settings.ray_address)
+        else:
+            gpus(settings.device)
+
     def run(self, search: Search, url: str, watch: Watch) -> Ended:
         import ray
         from ray import tune
 
         settings = search.settings
-        if settings.ray_address is None:
-            gpus(settings.device)  # a GPU that is asked for must be there
         folder = home.study_folder(settings.out, settings.study).absolute() / "ray"  # on a cluster, on a disk that all machines see
         with connected(settings.ray_address) as available:
             shares = shares_of(settings, available, settings.ray_address is not None)
@@ -211,8 +215,6 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
     """Ray, on this machine or at that address, without a word on the screen; gives what its machines have in all."""
     import ray
 
-    if address is not None:
-        check_address(address)
     former = {name: os.environ.get(name) for name in (*ENVIRONMENT, MAX_PENDING)}
     os.environ.update(ENVIRONMENT)
     own = {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from hpo.errors import BadSetting
 from hpo.study import Asked
 
 POINTS = [(2.0, 0.9), (1.0, 0.5), (3.0, 0.125), (3.0, 0.6)]
+LONGEST = 120.0  # seconds that a test may have the command running
 direct = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
@@ -49,14 +51,17 @@ def trials(database: str) -> list[Asked]:
 def serving(database: str, *arguments: str) -> Iterator[tuple[subprocess.Popen, str]]:
     """The running command and its address."""
     command = [sys.executable, "-m", "hpo.dashboard", "--storage", database, "--no-browser", "--port", "0", *arguments]
-    # Who runs the tests in the background of a script has SIGINT ignored, and its children with it.
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job has it ignored, and its children with it
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, ours)
+    watchdog = threading.Timer(LONGEST, process.kill)
+    watchdog.start()
     try:
         found = re.search(r"http://\S+/dashboard/", process.stdout.readline())
         assert found, process.stderr.read()
         yield process, found[0]
     finally:
+        watchdog.cancel()
         process.kill()
         process.communicate()
 

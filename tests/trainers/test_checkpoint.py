@@ -70,6 +70,14 @@ except OSError as error:
     assert os.listdir(tmp_path) == ["a.safetensors"] and checkpoint.read(path)[1] == "former"
 
 
+def test_a_file_that_cannot_be_put_in_its_place_leaves_nothing_beside_it(subset, tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.mkdir()
+    with pytest.raises(OSError):
+        checkpoint.save(path, subset, CANDIDATE, "b")
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
 @pytest.mark.parametrize("words, code", [("Error while serializing: I/O error: No space left on device (os error 28)", errno.ENOSPC),
                                          ('IoError(Os { code: 28, kind: StorageFull, message: "No space left" })', errno.ENOSPC),
                                          ("something else", errno.EIO)])

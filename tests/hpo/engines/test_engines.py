@@ -16,6 +16,7 @@ from rich.console import Console
 
 from hpo.engines import CLASSES
 from hpo.errors import SearchError
+from hpo.home import HOME_VARIABLE
 from hpo.launch import search
 from hpo.settings import Settings
 
@@ -36,11 +37,12 @@ def nothing_left_running(tmp_path) -> None:
 
 
 def left(before: set[int]) -> list[str]:
-    """Command lines of workers and of Ray's processes that were not there before."""
+    """Command lines of workers and of Ray's processes that were not there before; others on this machine are not ours."""
     found = []
-    for process in psutil.process_iter(["pid", "cmdline"]):
+    for process in psutil.process_iter(["pid", "cmdline", "environ"]):
         words = " ".join(process.info["cmdline"] or [])
-        if process.info["pid"] not in before and ("hpo.worker" in words or "raylet" in words or words.startswith("ray::") or "gcs_server" in words):
+        ours = (process.info["environ"] or {}).get(HOME_VARIABLE) == os.environ[HOME_VARIABLE]
+        if ours and process.info["pid"] not in before and ("hpo.worker" in words or "raylet" in words or words.startswith("ray::") or "gcs_server" in words):
             found.append(words[:80])
     return found
 

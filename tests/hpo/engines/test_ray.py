@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpo.engines.ray import connected, shares_of
+from hpo.engines.ray import Ray, shares_of
 from hpo.errors import BadSetting
 from hpo.settings import Settings
 
@@ -38,12 +38,19 @@ def test_what_could_never_start_is_refused(settings: Settings, has: dict, says: 
 
 
 @pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "10.0.0.1", "10.0.0.1:x"])
-def test_an_address_of_another_form_is_refused_before_anything_starts(address: str) -> None:
-    with pytest.raises(BadSetting, match="address of its head"), connected(address):
-        pass
+def test_an_address_of_another_form_is_refused(address: str) -> None:
+    with pytest.raises(BadSetting, match="address of its head"):
+        Ray().check(Settings(ray_address=address))
 
 
 def test_an_address_without_a_cluster_is_one_line_and_soon() -> None:
-    with pytest.raises(BadSetting, match="--ray-address 127.0.0.1:1: no Ray cluster answers there .*ray start --head") as refused, connected("127.0.0.1:1"):
-        pass
+    with pytest.raises(BadSetting, match="--ray-address 127.0.0.1:1: no Ray cluster answers there .*ray start --head") as refused:
+        Ray().check(Settings(ray_address="127.0.0.1:1"))
     assert "\n" not in str(refused.value)
+
+
+def test_on_this_machine_a_gpu_that_was_asked_for_must_be_there(monkeypatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(BadSetting, match="lists no GPU"):
+        Ray().check(Settings(device="cuda"))
+    Ray().check(Settings(device="auto"))

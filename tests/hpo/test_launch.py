@@ -1,0 +1,202 @@
+"""`python -m hpo.launch` on bad input: one line that begins with "error:", status 2, no traceback, and nothing lost."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from commands import help_of
+from launching import flags
+from rich.console import Console
+
+from hpo import launch
+from hpo.command import one_line_errors
+from hpo.identity import identity
+from hpo.settings import Settings
+from hpo.study import Search
+from storage import embedded
+from trainers.data import phantoms
+
+Made = Callable[..., Settings]
+
+
+@pytest.fixture
+def refused(capsys) -> Iterator[Callable[[list[str]], str]]:
+    """Runs launch in this process, which must be refused; gives the line on standard error, without "error: "."""
+    former = signal.getsignal(signal.SIGTERM)
+
+    def run(words: list[str]) -> str:
+        assert one_line_errors(lambda: launch.main(words)) == 2
+        return only_line(capsys.readouterr().err)
+
+    yield run
+    signal.signal(signal.SIGTERM, former)
+
+
+def only_line(said: str) -> str:
+    assert said.startswith("error: ") and said.count("\n") == 1 and said.endswith("\n"), said
+    return said.removeprefix("error: ").strip()
+
+
+def command(settings: Settings, **changed: str) -> list[str]:
+    """The command line of these settings with some flags as a user might get them wrong."""
+    words = [word for word in flags(settings) if word.split("=")[0] not in {f"--{name.replace('_', '-')}" for name in changed}]
+    return words + [f"--{name.replace('_', '-')}={value}" for name, value in changed.items()]
+
+
+def test_a_data_folder_that_does_not_exist(refused: Callable, settings: Made, tmp_path) -> None:
+    line = refused(flags(settings(data=str(tmp_path / "none"))))
+    assert str(tmp_path / "none") in line and "does not exist" in line and "give a folder" in line
+
+
+@pytest.mark.parametrize("table", ["metadata", "split"])
+def test_a_data_folder_without_a_csv(table: str, refused: Callable, settings: Made, spoilt: Path) -> None:
+    next(spoilt.glob(f"*{table}.csv*")).unlink()
+    assert f"lacks mimic-cxr-2.0.0-{table}.csv.gz" in refused(flags(settings(data=str(spoilt))))
+
+
+def test_pictures_that_the_csv_names_are_missing(refused: Callable, settings: Made, spoilt: Path) -> None:
+    for picture in sorted(spoilt.rglob("*.jpg"))[::3]:
+        picture.unlink()
+    line = refused(flags(settings(data=str(spoilt))))
+    assert "missing" in line and "the first: " in line and "complete the download" in line
+
+
+def test_more_corrupt_pictures_than_one_in_a_hundred(refused: Callable, settings: Made, spoilt: Path) -> None:
+    for picture in sorted(spoilt.rglob("*.jpg"))[::10]:
+        picture.write_bytes(b"no JPEG")
+    assert "are corrupt, at most 1% may be" in refused(flags(settings(data=str(spoilt))))
+
+
+def test_too_few_patients(refused: Callable, settings: Made, tmp_path) -> None:
+    few = phantoms.write(tmp_path / "few", patients=25, seed=1, resolution=64)
+    assert "30 are needed (10 for each of three sides)" in refused(flags(settings(data=str(few))))
+
+
+def test_a_damaged_csv(refused: Callable, settings: Made, spoilt: Path) -> None:
+    table = next(spoilt.glob("*split.csv.gz"))
+    table.write_bytes(gzip.compress(b"dicom_id,study_id,subject_id\n1,2,3\n"))
+    assert "lacks column split" in refused(flags(settings(data=str(spoilt))))
+
+
+def test_more_pictures_a_side_than_there_are(refused: Callable, settings: Made) -> None:
+    assert "--train-images=5000: this data folder has at most" in refused(flags(settings(train_images=5000)))
+
+
+def test_a_model_folder_that_does_not_exist_or_lacks_its_unet(refused: Callable, settings: Made, model: Path, tmp_path) -> None:
+    assert "there is no such folder" in refused(flags(settings(model=str(tmp_path / "none"))))
+    without = Path(shutil.copytree(model / "base", tmp_path / "without"))
+    shutil.rmtree(without / "unet")
+    assert f"--model {without}: it has no unet/ folder" in refused(flags(settings(model=str(without))))
+
+
+def test_a_model_with_pickled_weights_only(refused: Callable, settings: Made, model: Path, tmp_path) -> None:
+    pickled = Path(shutil.copytree(model / "base", tmp_path / "pickled"))
+    for file in (pickled / "unet").glob("*.safetensors"):
+        file.rename(file.with_suffix(".bin"))
+    assert "only pickled weights" in (line := refused(flags(settings(model=str(pickled))))) and "safe_serialization=True" in line
+
+
+def test_a_model_without_an_encoder(refused: Callable, model: Path) -> None:
+    assert "needs an --encoder of your own" in refused([f"--model={model / 'base'}"])
+
+
+def test_an_encoder_that_is_none(refused: Callable, settings: Made, tmp_path) -> None:
+    assert f"{str(tmp_path / 'none')!r} is neither 'pixels' nor a folder" in refused(flags(settings(encoder=str(tmp_path / "none"))))
+
+
+def test_a_resolution_that_the_model_cannot_have(refused: Callable, settings: Made) -> None:
+    assert "--resolution 60: this model needs a multiple of 16, take 64" in refused(flags(settings(resolution=60)))
+
+
+@pytest.mark.parametrize(("url", "says"), [
+    ("postgresql://nobody@host.invalid/db", "no such host"), ("postgresql://u:secret@127.0.0.1:1/db", "no server answers there"),
+    ("sqlite:///study.db", "only PostgreSQL"), ("mysql://h/d", "only PostgreSQL"), ("not a url", "is not a URL"), ("", "is not a URL"),
+    ("postgresql://h:port/d", "cannot be read as a URL")])
+def test_a_store_that_cannot_be_used(url: str, says: str, refused: Callable, settings: Made) -> None:
+    line = refused(flags(settings(storage=url)))
+    assert says in line and "secret" not in line
+
+
+def test_a_store_that_refuses_the_user(refused: Callable, settings: Made) -> None:
+    wrong = embedded.start().replace("postgres@", "nobody:wrong@", 1)
+    line = refused(flags(settings(storage=wrong)))
+    assert "nobody" in line and "wrong" not in line.replace("correct", "") and "URL" in line
+
+
+@pytest.mark.parametrize(("name", "value", "says"), [("trials", "0", "at least 1"), ("objectives", "copy", "take copy_"), ("sampler", "nsga", "take nsga2"),
+                                                     ("space", "reference2", "take reference"), ("engine", "locale", "take local"), ("keep", "al", "take all"),
+                                                     ("precision", "fp3", "take fp"), ("batch_size", "0", "at least 1"), ("workers", "0", "at least 1"),
+                                                     ("device", "cuda", "lists no GPU")])
+def test_a_flag_with_a_bad_value(name: str, value: str, says: str, refused: Callable, settings: Made, monkeypatch) -> None:
+    if name == "device":
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # also where there is one
+    line = refused(command(settings(), **{name: value}))
+    assert says in line and f"--{name.replace('_', '-')}" in line and value in line
+
+
+def test_an_output_folder_that_cannot_be_written(refused: Callable, settings: Made, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in refused(flags(settings(out=str(tmp_path / "file" / "out"))))
+
+
+def test_a_known_study_with_another_meaning_is_refused_with_both_values_and_nothing_is_lost(refused: Callable, settings: Made, opened: Callable,
+                                                                                              finish: Callable, states: Callable) -> None:
+    known = settings()
+    search = Search(opened(), known)
+    search.register(3, identity(known))
+    finish(search)
+    for name, value, says in (("steps", 5, "'steps' is 4 in the stored study but 5"), ("seed", 1, "in the stored study but"),
+                              ("objectives", "kid,loss_gap", "['fd', 'copy_excess'] in the stored study but ['kid', 'loss_gap']")):
+        assert says in refused(flags(settings(**{**known.to_json(), name: value})))
+    assert states(known.study) == {"COMPLETE": 1}
+
+
+@pytest.mark.parametrize(("words", "says"), [(["--trials", "0"], "--trials 0: it must be at least 1"), (["--trails", "3"], "take --trials"),
+                                             (["--config", "/nowhere/x.toml"], "cannot be read")])
+def test_the_command_itself_ends_with_one_line(words: list[str], says: str, repository: Path) -> None:
+    ended = subprocess.run([sys.executable, "-m", "hpo.launch", *words], capture_output=True, text=True, cwd=repository)
+    assert ended.returncode == 2 and ended.stdout == "" and says in only_line(ended.stderr)
+
+
+def test_the_command_itself_names_what_is_wrong_with_data_and_store(settings: Made, repository: Path, tmp_path) -> None:
+    for wrong, says in ((settings(data=str(tmp_path / "none")), "does not exist"), (settings(storage="sqlite:///x"), "only PostgreSQL")):
+        ended = subprocess.run([sys.executable, "-m", "hpo.launch", *flags(wrong)], capture_output=True, text=True, cwd=repository)
+        assert ended.returncode == 2 and ended.stdout == "" and says in only_line(ended.stderr)
+
+
+def test_help_shows_every_setting_with_its_default() -> None:
+    for each in fields(Settings):
+        flag = f"--{each.name.replace('_', '-')}"
+        entry = re.search(rf"^  {flag} [A-Z]+(.*?)(?=^  --|^\S|\Z)", help_of("hpo.launch"), re.DOTALL | re.MULTILINE)
+        assert entry, f"{flag} is no flag"
+        said = " ".join(entry[1].split())
+        assert said.startswith(each.metadata["help"]) and "(default: " in said, flag
+        assert each.default is None or f"(default: {each.default})" in said, flag
+
+
+def test_a_launch_says_what_a_password_is_never(settings: Made) -> None:
+    secret = settings(storage="postgresql://user:secret@host/db")
+    lines = launch.closing(secret, None, None, launch.Found([], Path("a.png"), Path("a.html"), 0))
+    assert "secret" not in (said := "\n".join(lines)) and "--storage" in said and "postgresql://user:***@host/db" in said
+
+
+def test_the_sql_line_is_good_for_any_name(settings: Made) -> None:
+    lines = list(launch.closing(settings(study="it's \"a\" $(name)"), None, None, launch.Found([], Path("a.png"), Path("a.html"), 0)))
+    sql = next(line for line in lines if line.startswith("SQL:")).split(" -c ")[1]
+    ended = subprocess.run(f"printf %s {sql}", shell=True, capture_output=True, text=True)
+    assert ended.stdout == "SELECT * FROM pareto_front WHERE study = 'it''s \"a\" $(name)'"
+
+
+def test_lines_are_not_broken_at_the_width_of_a_screen(tmp_path) -> None:
+    with (tmp_path / "said").open("w") as stream:
+        launch.say(Console(file=stream, width=20), "[bold] " + "word " * 30)
+    assert (tmp_path / "said").read_text() == "[bold] " + "word " * 30 + "\n"

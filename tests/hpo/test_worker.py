@@ -1,0 +1,157 @@
+"""A worker as a process and as a value: joining, waiting, repeating itself, and being told to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from launching import until
+
+from hpo import worker as module
+from hpo.command import one_line_errors
+from hpo.errors import BadSetting
+from hpo.identity import identity
+from hpo.settings import Settings
+from hpo.study import Ended, Search
+from hpo.worker import STORAGE_VARIABLE, Worker, check_usable, stored_settings
+from storage import results
+from storage.errors import SettingsDiffer, UnknownStudy
+
+Made = Callable[..., Settings]
+
+
+@pytest.fixture
+def registered(settings: Made, opened: Callable) -> Callable[..., Search]:
+    """Registers a study as launch does, for workers that join it."""
+    def make(**changes) -> Search:
+        chosen = settings(**changes)
+        search = Search(opened(), chosen)
+        search.register(chosen.trials, identity(chosen))
+        return search
+
+    torch.set_num_threads(1)
+    return make
+
+
+def said(rows: list[dict]) -> list[dict]:
+    """What a repetition must repeat: everything but names and seconds."""
+    return [{name: value for name, value in row.items() if name not in ("study", "seconds")} for row in rows]
+
+
+def test_the_same_seed_gives_the_same_candidates_and_scores(registered: Callable, url: str) -> None:
+    runs = []
+    for _ in range(2):
+        search = registered(trials=3)
+        assert Worker(url, search.settings.study).work() == 0
+        runs.append(said(results.trials(search.store, search.settings.study)))
+    assert [row["state"] for row in runs[0]] == ["COMPLETE"] * 3 and len({row["candidate"] for row in runs[0]}) == 3
+    assert runs[0] == runs[1], "to the last digit"
+
+
+def test_another_seed_gives_others(registered: Callable, url: str) -> None:
+    runs = []
+    for seed in (0, 1):
+        search = registered(trials=2, seed=seed)
+        assert Worker(url, search.settings.study).work() == 0
+        runs.append(said(results.trials(search.store, search.settings.study)))
+    assert runs[0][0]["candidate"] == runs[1][0]["candidate"], "the yardstick"
+    assert runs[0][0]["fd"] != runs[1][0]["fd"] and runs[0][1]["candidate"] != runs[1][1]["candidate"]
+
+
+def test_a_worker_runs_what_was_stored_and_leaves_it_alone(registered: Callable, url: str, model: Path, data: Path) -> None:
+    search = registered(trials=1, data=os.path.relpath(data), out="out", objectives="kid,loss_gap", keep="none")
+    before = results.settings(search.store, search.id)
+    joined = Worker(url, search.settings.study, paths={"encoder": str(model / "base" / ".." / "clip")})
+    stored = joined.search.settings
+    assert (stored.steps, stored.objectives, stored.keep) == (4, "kid,loss_gap", "none") and os.path.isabs(stored.data) and os.path.samefile(stored.data, data)
+    assert stored.out == os.path.abspath("out"), "a worker may be started in another folder"
+    assert results.settings(search.store, search.id) == before
+    assert replace(stored_settings(search.store, search.settings.study), data=search.settings.data, out="out") == search.settings
+    known = results.references(search.store, search.id)
+    assert known.m_base == pytest.approx(0, abs=1e-9) and known.q_base > known.q_real and set(known.scores) >= {"fd", "copy_excess"}
+
+
+def test_one_with_other_contents_may_not_join(registered: Callable, url: str, spoilt: Path) -> None:
+    search = registered(trials=1)
+    picture = sorted(spoilt.rglob("*.jpg"))
+    for file, other in zip(picture, reversed(picture)):
+        file.write_bytes(other.read_bytes())
+    with pytest.raises(SettingsDiffer, match="'data'"):
+        Worker(url, search.settings.study, paths={"data": str(spoilt)})
+
+
+def test_an_unknown_study_and_bad_flags_are_one_line(url: str, capsys, monkeypatch) -> None:
+    for signals in (signal.SIGTERM, signal.SIGINT):
+        monkeypatch.setattr(signal, "signal", lambda *given: None)
+    for words, says in ((["--study", "nowhere", "--storage", url], "'nowhere' is not in this store"), (["--study", "s", "--threads", "0"], "at least 1"),
+                        (["--study", "s", "--device", "gpu"], "--device 'gpu' is unknown"), ([], "--study"),
+                        (["--study", "s", "--stroage", "x"], "take --storage")):
+        assert one_line_errors(lambda: module.main(words)) == 2
+        err = capsys.readouterr().err
+        assert err.startswith("error: ") and says in err and err.count("\n") == 1
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    check_usable("cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(BadSetting, match="--device cuda:0: this machine cannot compute on it"):
+            check_usable("cuda:0")
+
+
+def test_an_unknown_study_is_no_value(url: str) -> None:
+    with pytest.raises(UnknownStudy):
+        Worker(url, "nowhere")
+
+
+@pytest.fixture
+def process(url: str, repository: Path, tmp_path: Path):
+    """Starts a worker as launch does: its standard input is a pipe from us, its store comes from the environment."""
+    started: list[subprocess.Popen] = []
+
+    def start(study: str, *more: str) -> subprocess.Popen:
+        with (tmp_path / "worker.log").open("ab") as log:
+            started.append(subprocess.Popen([sys.executable, "-m", "hpo.worker", f"--study={study}", *more], stdin=subprocess.PIPE, stderr=log, stdout=log,
+                                            cwd=repository, env={**os.environ, STORAGE_VARIABLE: url}))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
+        each.wait()
+
+
+def test_it_takes_trials_until_the_study_is_finished_and_says_so_without_noise(registered: Callable, process: Callable, states: Callable, tmp_path) -> None:
+    search = registered(trials=1, study=f"a 'b' \"c\" 🩻 {time.time_ns()}")
+    assert process(search.settings.study).wait(120) == 0
+    assert states(search.settings.study) == {"COMPLETE": 1}
+    log = (tmp_path / "worker.log").read_text()
+    assert "trial 0 finished" in log and "all 1 trials are finished" in log
+    assert "ExperimentalWarning" not in log and "Traceback" not in log and "it/s]" not in log
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "the end of its parent"])
+def test_a_stopped_worker_gives_its_trial_back(how: str, registered: Callable, process: Callable, states: Callable, query: Callable) -> None:
+    search = registered(trials=9, steps=400)
+    running = process(search.settings.study, "--with-parent")
+    until(lambda: query("SELECT 1 FROM peft_pareto.leases WHERE study_id = :s AND stage LIKE 'step%'", s=search.id), 120, "it trains")
+    if how.startswith("SIG"):
+        running.send_signal(getattr(signal, how))
+    else:
+        running.stdin.close()
+    assert running.wait(30) == 130
+    assert states(search.settings.study) == {"FAIL": 1, "WAITING": 1}
+    assert query("SELECT outcome FROM trial_scores WHERE study = :s AND state = 'FAIL'", s=search.settings.study) == [("released",)]
+
+
+def test_a_finished_study_is_its_end_at_once(searching: Callable, finish: Callable) -> None:
+    search = searching(trials=1)
+    finish(search)
+    assert search.ask() == Ended(0, "all 1 trials are finished")
