@@ -24,7 +24,9 @@ from hpo.study import Ended, Search, most_failures
 from storage import leases, results
 from storage.errors import StorageError
 
-LOOK_SECONDS = 1.0  # between looks at the study when nothing may start
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0  # between looks at the study for the display, or when nothing may start
 GRAIN = 10_000  # Ray counts ten-thousandths of a CPU or GPU
 OBJECT_STORE_BYTES = 100 << 20  # what passes through it here is a few hundred bytes
 ENVIRONMENT = {
@@ -65,10 +67,10 @@ def shares_of(settings: Settings, available: dict[str, float], is_cluster: bool)
         raise BadSetting("--engine ray: Ray has no CPU here, so no trial could ever start; add a machine with CPUs to the cluster")
     places = int(gpu_count / share) if share else int(cpu_count) if is_cluster else default_workers([])
     most = settings.workers or min(max(places, 1), settings.trials)
-    cpus = math.floor(cpu_count / most * GRAIN) / GRAIN
-    if is_cluster or cpus > 1:  # whole CPUs only, and one on a cluster, whose machines may be of different sizes
-        cpus = 1.0 if is_cluster else float(int(cpus))
-    return Shares(most, min(cpus, cpu_count), share, 1 if is_cluster else threads_for(most), kind)
+    if is_cluster:  # whose machines may be of different sizes
+        return Shares(most, min(1.0, cpu_count), share, 1, kind)
+    each = cpu_count / most  # Ray takes whole CPUs, or fractions of one; rounded up, the last trial would never fit
+    return Shares(most, float(int(each)) if each >= 1 else math.floor(each * GRAIN) / GRAIN, share, threads_for(most), kind)
 
 
 @dataclass
@@ -146,9 +148,14 @@ def make_callback(run: Run):
     from ray import tune
 
     class Watching(tune.Callback):
-        started: dict[str, float] = {}
+        def __init__(self):
+            self.started: dict[str, float] = {}
+            self.watched = -math.inf
 
         def on_step_end(self, iteration, trials, **info) -> None:
+            if time.monotonic() - self.watched < LOOK_SECONDS:  # a step takes a tenth of a second
+                return
+            self.watched = time.monotonic()
             try:
                 run.watch()
             except (SearchError, StorageError) as error:
@@ -159,6 +166,7 @@ def make_callback(run: Run):
 
         def on_trial_error(self, iteration, trials, trial, **info) -> None:
             lived = time.monotonic() - self.started.get(trial.trial_id, time.monotonic())
+            log.warning("a worker died, Ray starts another: %s", last_line_of(trial))
             try:
                 run.deaths.note(lived, last_line_of(trial))
             except SearchError as error:

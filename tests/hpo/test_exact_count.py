@@ -76,4 +76,4 @@ def test_a_worker_is_killed_and_its_launch_finishes(engine: str, begun: Callable
     assert counts["COMPLETE"] == 3 and "RUNNING" not in counts
     assert query("SELECT outcome FROM trial_scores WHERE study = :s AND state = 'FAIL'", s=settings.study) == [("expired",)]
     said = (tmp_path / "launch.log").read_text()
-    assert "Traceback" not in said and ("a worker died (status -9), starting another" in said or engine == "ray")
+    assert "Traceback" not in said and "a worker died" in said and "starting another" in said.replace("starts", "starting")

@@ -46,24 +46,16 @@ def said(rows: list[dict]) -> list[dict]:
     return [{name: value for name, value in row.items() if name not in ("study", "seconds")} for row in rows]
 
 
-def test_the_same_seed_gives_the_same_candidates_and_scores(registered: Callable, url: str) -> None:
-    runs = []
-    for _ in range(2):
-        search = registered(trials=3)
+def test_the_same_seed_gives_the_same_candidates_and_scores_and_another_seed_others(registered: Callable, url: str) -> None:
+    first, again, other = [], [], []
+    for rows, seed in ((first, 0), (again, 0), (other, 1)):
+        search = registered(trials=3, seed=seed)
         assert Worker(url, search.settings.study).work() == 0
-        runs.append(said(results.trials(search.store, search.settings.study)))
-    assert [row["state"] for row in runs[0]] == ["COMPLETE"] * 3 and len({row["candidate"] for row in runs[0]}) == 3
-    assert runs[0] == runs[1], "to the last digit"
-
-
-def test_another_seed_gives_others(registered: Callable, url: str) -> None:
-    runs = []
-    for seed in (0, 1):
-        search = registered(trials=2, seed=seed)
-        assert Worker(url, search.settings.study).work() == 0
-        runs.append(said(results.trials(search.store, search.settings.study)))
-    assert runs[0][0]["candidate"] == runs[1][0]["candidate"], "the yardstick"
-    assert runs[0][0]["fd"] != runs[1][0]["fd"] and runs[0][1]["candidate"] != runs[1][1]["candidate"]
+        rows += said(results.trials(search.store, search.settings.study))
+    assert [row["state"] for row in first] == ["COMPLETE"] * 3 and len({row["candidate"] for row in first}) == 3
+    assert first == again, "to the last digit"
+    assert first[0]["candidate"] == other[0]["candidate"], "the yardstick"
+    assert first[0]["fd"] != other[0]["fd"] and first[1]["candidate"] != other[1]["candidate"]
 
 
 def test_a_worker_runs_what_was_stored_and_leaves_it_alone(registered: Callable, url: str, model: Path, data: Path) -> None:
@@ -88,15 +80,15 @@ def test_one_with_other_contents_may_not_join(registered: Callable, url: str, sp
         Worker(url, search.settings.study, paths={"data": str(spoilt)})
 
 
-def test_an_unknown_study_and_bad_flags_are_one_line(url: str, capsys, monkeypatch) -> None:
-    for signals in (signal.SIGTERM, signal.SIGINT):
-        monkeypatch.setattr(signal, "signal", lambda *given: None)
-    for words, says in ((["--study", "nowhere", "--storage", url], "'nowhere' is not in this store"), (["--study", "s", "--threads", "0"], "at least 1"),
-                        (["--study", "s", "--device", "gpu"], "--device 'gpu' is unknown"), ([], "--study"),
-                        (["--study", "s", "--stroage", "x"], "take --storage")):
-        assert one_line_errors(lambda: module.main(words)) == 2
-        err = capsys.readouterr().err
-        assert err.startswith("error: ") and says in err and err.count("\n") == 1
+@pytest.mark.parametrize(("words", "says"), [(["--study", "nowhere"], "'nowhere' is not in this store"), (["--study", "s", "--threads", "0"], "at least 1"),
+                                             (["--study", "s", "--device", "gpu"], "--device 'gpu' is unknown"), ([], "--study"),
+                                             (["--study", "s", "--stroage", "x"], "take --storage")])
+def test_what_is_wrong_is_one_line(words: list[str], says: str, url: str, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)  # pytest's own handlers stay
+    monkeypatch.setenv(STORAGE_VARIABLE, url)
+    assert one_line_errors(lambda: module.main(words)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and says in said and said.count("\n") == 1
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
