@@ -48,7 +48,6 @@ class Prepared:
     validate: Pictures
     states: np.ndarray
     content: str  # hash of the pixels and captions on all sides: two studies with the same one learn from the same pictures
-    warning: str | None
 
 
 def data_root(settings: Settings) -> Path:
@@ -130,5 +129,4 @@ def prepare(settings: Settings, pipeline: base_model.FrozenPipeline, resolution:
         pictures = tuple(Picture.from_json(each) for each in listed[name])
         made[name] = Pictures(pictures, arrays[name], latents[f"{name}_mean"], latents[f"{name}_deviation"],
                               np.array([row[picture.caption] for picture in pictures], np.int64))
-    dealt = sides.Sides(*(made[name].pictures for name in sides.SIDES))
-    return Prepared(**made, states=states, content=content, warning=sides.warning(dealt))
+    return Prepared(**made, states=states, content=content)
