@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from hpo.preparation import content_of, dealt_sides
+from hpo.preparation import Dealt
 from hpo.settings import Settings
 from metrics import encoders
 from trainers import base_model
@@ -40,10 +40,8 @@ def resolution_of(settings: Settings) -> int:
     return chosen
 
 
-def identity(settings: Settings) -> dict[str, str]:
-    """Contents as short hashes. Reads every file that it names once, and refuses unusable ones in one line."""
-    resolution = resolution_of(settings)
-    arrays, listed = dealt_sides(settings, resolution)
+def identity(settings: Settings, dealt: Dealt) -> dict[str, str]:
+    """Contents as short hashes. Reads every file of model and encoder once, and refuses unusable ones in one line."""
     return {"model": base_model.content_hash(model_folder(settings))[:SHORT],
             "encoder": encoders.content_hash(encoder_spec(settings))[:SHORT],
-            "data": content_of(arrays, listed)}
+            "data": dealt.content}

@@ -27,6 +27,7 @@ from trainers.units import walk
 LOSS_STREAM, NOISE_STREAM, TRAINING_STREAM = range(3)  # independent random streams of one study seed
 LOSS_SPAN = (0.0, 1.0)  # part of the noise schedule that the loss gap looks at
 
+BASE_VERSION = 2  # of what is cached under "base"
 STAGES_A_TRAINING = 20  # reports of a step that was reached
 
 Stage = Callable[[str], None]
@@ -90,7 +91,7 @@ class InnerLoop:
     def measure_base(self) -> References:
         """References with the untouched base's own pictures and losses, from the cache if they are there."""
         settings = self.settings
-        key = key_of(self.identity, settings.meaning(), LOSS_SPAN, denoising.DRAWS, torch.__version__, self.device.split(":")[0])
+        key = key_of(BASE_VERSION, self.identity, settings.meaning(), LOSS_SPAN, denoising.DRAWS, torch.__version__, self.device.split(":")[0])
 
         def make() -> dict[str, np.ndarray]:
             arrays = {}

@@ -35,7 +35,8 @@ def search(settings: Settings, console: Console | None = None) -> Found:
     Raises SearchError, TrainerError, MetricError and StorageError in one line each; KeyboardInterrupt after running trials
     were given back.
     """
-    from hpo.identity import identity
+    from hpo.identity import identity, resolution_of
+    from hpo.preparation import dealt_sides
     from hpo.progress import Display
     from hpo.study import Search
     from storage.store import open_store
@@ -47,10 +48,11 @@ def search(settings: Settings, console: Console | None = None) -> Found:
     home.study_folder(settings.out, settings.study).mkdir(parents=True, exist_ok=True)
     url = store_url(settings.storage)
     store = open_store(url)
-    what = identity(settings)
+    dealt = dealt_sides(settings, resolution_of(settings))
+    what = identity(settings, dealt)
     study = Search(store, settings)
     registered = study.register(settings.trials, what)
-    announce(settings, study, registered, console)
+    announce(settings, study, registered, dealt.warnings, console)
     try:
         with Display(study.store, settings.study, study.id, study.objectives, console) as display:
             # Also where nothing is missing: a worker that was killed in the last run may have left a trial running.
@@ -68,7 +70,7 @@ def say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def announce(settings: Settings, study, registered, console: Console) -> None:
+def announce(settings: Settings, study, registered, warnings: list[str], console: Console) -> None:
     from hpo import keeping
     from hpo.identity import model_folder
     from storage import leases
@@ -76,20 +78,9 @@ def announce(settings: Settings, study, registered, console: Console) -> None:
     counts = leases.counts(study.store, study.id)
     verb = "new" if registered.created else f"resumed with {counts.finished} finished"
     say(console, f"study {settings.study} ({verb}): {registered.trials} trials of {', '.join(study.objectives.names)}")
-    warning = study_warning(settings)
-    if warning:
+    for warning in warnings:
         say(console, f"warning: {warning}")
     say(console, keeping.disk_need(model_folder(settings), settings.keep, registered.trials))
-
-
-def study_warning(settings: Settings) -> str | None:
-    from hpo.identity import resolution_of
-    from hpo.preparation import dealt_sides
-    from trainers.data.picture import Picture
-    from trainers.data.sides import SIDES, Sides, warning
-
-    _, listed = dealt_sides(settings, resolution_of(settings))
-    return warning(Sides(*(tuple(Picture.from_json(each) for each in listed[name]) for name in SIDES)))
 
 
 def show(settings: Settings, study, console: Console, status: int) -> Found:

@@ -17,7 +17,35 @@ from trainers.data import mimic, phantoms, sides
 from trainers.data.picture import Picture
 
 SPLITS = ("train", "twin", "second_twin", "validate")
-DATA_VERSION = 1  # of what is cached under "sides"; a change of dealing or decoding raises it
+DATA_VERSION = 2  # of what is cached under "sides"; a change of dealing or decoding raises it
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """A study's pictures before any model has seen them, by split: pixels (n, R, R) uint8, and what is known of each.
+
+    corrupt: how many unreadable pictures were skipped on the way.
+    """
+
+    pixels: dict[str, np.ndarray]
+    pictures: dict[str, tuple[Picture, ...]]
+    corrupt: int
+
+    @property
+    def content(self) -> str:
+        """Hash of pixels, patients and captions: two studies with the same one learn from the same pictures."""
+        digest = hashlib.sha256()
+        for name in SPLITS:
+            digest.update(np.ascontiguousarray(self.pixels[name]))
+            digest.update(json.dumps([[picture.patient, picture.caption] for picture in self.pictures[name]]).encode())
+        return digest.hexdigest()[:16]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a user should know before the first trial, a line each."""
+        skipped = f"{self.corrupt} corrupt picture{'s were' if self.corrupt > 1 else ' was'} skipped" if self.corrupt else None
+        few = sides.warning(sides.Sides(*(self.pictures[name] for name in sides.SIDES)))
+        return [line for line in (skipped, few) if line]
 
 
 @dataclass(frozen=True)
@@ -47,7 +75,7 @@ class Prepared:
     second_twin: Pictures
     validate: Pictures
     states: np.ndarray
-    content: str  # hash of the pixels and captions on all sides: two studies with the same one learn from the same pictures
+    content: str  # `Dealt.content`
 
 
 def data_root(settings: Settings) -> Path:
@@ -70,6 +98,7 @@ def deal(settings: Settings, resolution: int) -> dict[str, np.ndarray]:
     dealt = sides.deal(found, settings.train_images, settings.seed, resolution)
     validate = sides.validate_pictures(found, sides.VALIDATE_LIMIT, settings.seed, resolution, dealt)
     listed = {**dealt.sides.to_json(), "validate": [picture.to_json() for picture in validate.pictures]}
+    listed["corrupt"] = len(dealt.corrupt) + len(validate.corrupt)
     listed["stamps"] = {name: [stamp(Path(each["path"])) for each in listed[name]] for name in SPLITS}
     return {**dealt.pixels, "validate": validate.pixels, "pictures": np.frombuffer(json.dumps(listed).encode(), np.uint8)}
 
@@ -83,7 +112,7 @@ def stamp(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def dealt_sides(settings: Settings, resolution: int) -> tuple[dict[str, np.ndarray], dict]:
+def dealt_sides(settings: Settings, resolution: int) -> Dealt:
     """`deal` through the cache, dealt again when a chosen file has changed."""
     root = data_root(settings)
     if not root.is_dir():
@@ -95,38 +124,31 @@ def dealt_sides(settings: Settings, resolution: int) -> tuple[dict[str, np.ndarr
         listed = json.loads(arrays["pictures"].tobytes())
         now = {name: [stamp(Path(each["path"])) for each in listed[name]] for name in SPLITS}
         if now == listed["stamps"] or now == stamps:
-            return arrays, listed
+            return Dealt({name: arrays[name] for name in SPLITS},
+                         {name: tuple(map(Picture.from_json, listed[name])) for name in SPLITS}, listed["corrupt"])
         stamps = now
-
-
-def content_of(arrays: dict[str, np.ndarray], listed: dict) -> str:
-    digest = hashlib.sha256()
-    for name in SPLITS:
-        digest.update(np.ascontiguousarray(arrays[name]))
-        digest.update(json.dumps([[each["patient"], each["caption"]] for each in listed[name]]).encode())
-    return digest.hexdigest()[:16]
 
 
 def prepare(settings: Settings, pipeline: base_model.FrozenPipeline, resolution: int) -> Prepared:
     """Everything that is computed once, from the cache or made now. Raises BadData and BadModel in one line."""
-    arrays, listed = dealt_sides(settings, resolution)
-    content = content_of(arrays, listed)
+    dealt = dealt_sides(settings, resolution)
+    content = dealt.content
     cache = home.cache_folder()
 
     def encode() -> dict[str, np.ndarray]:
         out = {}
         for name in SPLITS:
-            out[f"{name}_mean"], out[f"{name}_deviation"] = base_model.encode_pictures(pipeline.vae, arrays[name])
+            out[f"{name}_mean"], out[f"{name}_deviation"] = base_model.encode_pictures(pipeline.vae, dealt.pixels[name])
         return out
 
     latents = remember(cache, "latents", key_of(content, pipeline.hash), encode)
-    captions = sorted({each["caption"] for name in SPLITS for each in listed[name]})
+    captions = sorted({picture.caption for name in SPLITS for picture in dealt.pictures[name]})
     states = remember(cache, "captions", key_of(captions, pipeline.hash), lambda: {
         "states": base_model.encode_captions(pipeline.folder, [*captions, ""], pipeline.device)})["states"]
     row = {caption: number for number, caption in enumerate(captions)}
     made = {}
     for name in SPLITS:
-        pictures = tuple(Picture.from_json(each) for each in listed[name])
-        made[name] = Pictures(pictures, arrays[name], latents[f"{name}_mean"], latents[f"{name}_deviation"],
+        pictures = dealt.pictures[name]
+        made[name] = Pictures(pictures, dealt.pixels[name], latents[f"{name}_mean"], latents[f"{name}_deviation"],
                               np.array([row[picture.caption] for picture in pictures], np.int64))
     return Prepared(**made, states=states, content=content)

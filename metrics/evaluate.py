@@ -67,8 +67,8 @@ class Measured:
 
     Attributes:
         train, twin: pictures made from captions of either side.
-        train_losses, twin_losses: (n_train,), (n_twin,) denoising loss of each picture of either side, a mean over
-            common draws; None = not measured, then `loss_gap` is left out.
+        train_losses, twin_losses: (n_train, draws), (n_twin, draws) denoising loss of each picture of either side at
+            draws of noise and timestep that are common to all models; None = not measured, then `loss_gap` is left out.
     """
 
     train: Generated
@@ -160,13 +160,16 @@ def loss_sides(references: References, measured: Measured) -> tuple[LossSide, Lo
     Raises:
         BadArray: losses of the model or of the base were not measured.
     """
-    base = references.base
-    for name, model in (("measured", measured), ("base", base)):
+    means = {}
+    for name, model in (("measured", measured), ("base", references.base)):
         if model.train_losses is None or model.twin_losses is None:
             raise BadArray(f"{name} has no losses: measure them for both sides, at the noise common to all models")
+        for side in ("train", "twin"):
+            losses = getattr(model, f"{side}_losses")
+            means[name, side] = finite(f"{name}.{side}_losses", losses, 2).mean(axis=1)
     return (
-        LossSide(measured.train_losses, base.train_losses, references.train.patients),
-        LossSide(measured.twin_losses, base.twin_losses, references.twin.patients),
+        LossSide(means["measured", "train"], means["base", "train"], references.train.patients),
+        LossSide(means["measured", "twin"], means["base", "twin"], references.twin.patients),
     )
 
 

@@ -184,7 +184,7 @@ def encode_pictures(vae, pictures, batch: int = 16):
     device, scale = next(vae.parameters()).device, vae.config.scaling_factor
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):
         for start in range(0, len(pictures), batch):
-            grey = torch.from_numpy(np.asarray(pictures[start : start + batch])).to(device).float().div_(127.5).sub_(1)
+            grey = torch.from_numpy(np.array(pictures[start : start + batch])).to(device).float().div_(127.5).sub_(1)
             posterior = vae.encode(grey[:, None].expand(-1, 3, -1, -1).contiguous()).latent_dist
             # The VAE's output is channels-last; a CPU GroupNorm's backward crashes on that (torch 2.13).
             means.append((posterior.mean * scale).contiguous().cpu().numpy())

@@ -19,7 +19,7 @@ def timesteps_of(count: int, draws: int, low: int, high: int, generator: torch.G
 @torch.inference_mode()
 def losses(unet, scheduler, examples: Examples, seed: int, draws: int = DRAWS, span: tuple[float, float] = (0.0, 1.0),
            batch_size: int = 64, precision: str = "fp32") -> np.ndarray:
-    """Mean squared error of each picture's posterior mean, averaged over its draws: (n,) float64.
+    """Mean squared error of each picture's posterior mean at each of its draws: (n, draws) float64, from clean to noisy.
 
     Noise and timesteps depend on the seed and on how many pictures and draws there are, not on the model, the captions or
     the batch size, so two models are compared on the same ones. `span` is the part of the schedule that timesteps
@@ -40,4 +40,4 @@ def losses(unet, scheduler, examples: Examples, seed: int, draws: int = DRAWS, s
                 predicted = unet(scheduler.add_noise(clean, drawn, t), t, examples.states[examples.caption[rows]]).sample
             error = (predicted.float() - target_of(scheduler, clean, drawn, t)).square().flatten(1).mean(1)
             out[rows, draw] = error.double().cpu().numpy()
-    return out.mean(1)
+    return out

@@ -48,13 +48,14 @@ def content_hash(spec: str | Path) -> str:
     """The `content_hash` of the encoder that `spec` names, without loading it.
 
     Raises:
-        BadEncoder: neither "pixels" nor a folder.
+        BadEncoder: neither "pixels" nor a folder with a CLIP's files.
     """
-    from metrics.encoders.clip import folder_hash
+    from metrics.encoders.clip import check_folder, folder_hash
     from metrics.encoders.pixels import PixelEncoder
 
     if str(spec) == PIXELS:
         return PixelEncoder().content_hash
+    check_folder(_folder(spec))
     return folder_hash(_folder(spec))
 
 

@@ -143,8 +143,13 @@ def _centre_crop(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     return picture[top : top + height, left : left + width]
 
 
-def _load_model(folder: Path):
-    """The model on the CPU in fp32, in evaluation mode."""
+def check_folder(folder: Path) -> str:
+    """The model type of a CLIP folder, from its small files alone.
+
+    Raises:
+        BadEncoder: a file is missing or no JSON, or it is no CLIP.
+    """
+    _Preprocessing.read(folder)
     for needed in (CONFIG, WEIGHTS):
         if not any(folder.glob(needed)):
             raise BadEncoder(
@@ -156,7 +161,13 @@ def _load_model(folder: Path):
     except ValueError as error:
         raise BadEncoder(f"{folder / CONFIG} is not JSON ({error}): save the model anew") from error
     if kind not in ("clip", "clip_vision_model"):
-        raise BadEncoder(f"{folder / CONFIG} has model_type {kind!r}, needs 'clip' or 'clip_vision_model'")
+        raise BadEncoder(f"{folder / CONFIG} has model_type {kind!r}, needs 'clip' or 'clip_vision_model': give a CLIP folder")
+    return kind
+
+
+def _load_model(folder: Path):
+    """The model on the CPU in fp32, in evaluation mode."""
+    kind = check_folder(folder)
 
     import torch
     from safetensors import SafetensorError

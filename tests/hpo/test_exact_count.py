@@ -12,7 +12,8 @@ import pytest
 from launching import until
 
 from hpo.engines import CLASSES
-from hpo.identity import identity
+from hpo.identity import identity, resolution_of
+from hpo.preparation import dealt_sides
 from hpo.settings import Settings
 from hpo.study import Search
 
@@ -25,7 +26,7 @@ def begun(settings: Callable[..., Settings], opened: Callable, query: Callable) 
     def make(**changes) -> Settings:
         chosen = settings(trials=3, steps=40, **changes)
         search = Search(opened(), chosen)
-        search.register(chosen.trials, identity(chosen))
+        search.register(chosen.trials, identity(chosen, dealt_sides(chosen, resolution_of(chosen))))
         query("UPDATE peft_pareto.studies SET lease_seconds = :l WHERE study_id = :s", l=LEASE_SECONDS, s=search.id)
         return chosen
 

@@ -19,7 +19,8 @@ from rich.console import Console
 
 from hpo import launch
 from hpo.command import one_line_errors
-from hpo.identity import identity
+from hpo.identity import identity, resolution_of
+from hpo.preparation import dealt_sides
 from hpo.settings import Settings
 from hpo.study import Search
 from storage import embedded
@@ -113,6 +114,15 @@ def test_an_encoder_that_is_none(refused: Callable, settings: Made, tmp_path) ->
     assert f"{str(tmp_path / 'none')!r} is neither 'pixels' nor a folder" in refused(flags(settings(encoder=str(tmp_path / "none"))))
 
 
+def test_an_encoder_folder_that_holds_no_clip(refused: Callable, settings: Made, model: Path, tmp_path) -> None:
+    """Before anything is started, not by the workers."""
+    for folder, says in ((model / "base", "has no preprocessor_config.json"), (tmp_path / "bert", "model_type 'bert'")):
+        if not folder.exists():
+            shutil.copytree(model / "clip", folder)
+            (folder / "config.json").write_text('{"model_type": "bert"}')
+        assert says in (line := refused(flags(settings(encoder=str(folder))))) and str(folder) in line
+
+
 def test_a_resolution_that_the_model_cannot_have(refused: Callable, settings: Made) -> None:
     assert "--resolution 60: this model needs a multiple of 16, take 64" in refused(flags(settings(resolution=60)))
 
@@ -152,7 +162,7 @@ def test_a_known_study_with_another_meaning_is_refused_with_both_values_and_noth
                                                                                               finish: Callable, states: Callable) -> None:
     known = settings()
     search = Search(opened(), known)
-    search.register(3, identity(known))
+    search.register(3, identity(known, dealt_sides(known, resolution_of(known))))
     finish(search)
     for name, value, says in (("steps", 5, "'steps' is 4 in the stored study but 5"), ("seed", 1, "in the stored study but"),
                               ("objectives", "kid,loss_gap", "['fd', 'copy_excess'] in the stored study but ['kid', 'loss_gap']")):

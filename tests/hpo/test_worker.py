@@ -18,7 +18,8 @@ from launching import until
 from hpo import worker as module
 from hpo.command import one_line_errors
 from hpo.errors import BadSetting
-from hpo.identity import identity
+from hpo.identity import identity, resolution_of
+from hpo.preparation import dealt_sides
 from hpo.settings import Settings
 from hpo.study import Ended, Search
 from hpo.worker import STORAGE_VARIABLE, Worker, check_usable, stored_settings
@@ -34,7 +35,7 @@ def registered(settings: Made, opened: Callable) -> Callable[..., Search]:
     def make(**changes) -> Search:
         chosen = settings(**changes)
         search = Search(opened(), chosen)
-        search.register(chosen.trials, identity(chosen))
+        search.register(chosen.trials, identity(chosen, dealt_sides(chosen, resolution_of(chosen))))
         return search
 
     torch.set_num_threads(1)

@@ -40,7 +40,7 @@ def study(draw_patients):
             pictures = sets[name].features + rng.standard_normal((48, 16)) + shift
             pictures[: copied if name == "train" else 0] = sets[name].features[: copied if name == "train" else 0]
             made[name] = Generated(pictures, OWN, copies=pictures[:, :8] * 5)
-        return Measured(made["train"], made["twin"], rng.random(48) - 0.02 * copied, rng.random(48))
+        return Measured(made["train"], made["twin"], rng.random((48, 2)) - 0.02 * copied, rng.random((48, 2)))
 
     base = model(2.0, 0)
     projection = projection_for(sets["validate"], sets["twin"], generated=48)

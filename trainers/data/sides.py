@@ -40,10 +40,6 @@ class Sides:
     def to_json(self) -> dict[str, list[dict[str, str]]]:
         return {side: [picture.to_json() for picture in getattr(self, side)] for side in SIDES}
 
-    @classmethod
-    def from_json(cls, values: dict[str, list[dict[str, str]]]) -> Sides:
-        return cls(**{side: tuple(Picture.from_json(picture) for picture in values[side]) for side in SIDES})
-
 
 @dataclass(frozen=True)
 class Dealt:

@@ -34,7 +34,7 @@ class LoraSubset(Subset):
 
 class Lora(Method):
     name, title = "lora", "LoRA"
-    kinds = (("cross-attention",), ("self-attention", "cross-attention"), ("self-attention", "cross-attention", "feed-forward"))
+    kinds = (("self-attention", "cross-attention"), ("cross-attention",), ("self-attention", "cross-attention", "feed-forward"))
     learning_rates, reference_rate = (5e-4, 1e-2), 3e-3
     ranks = (2, 4, 8, 16, 32)
 

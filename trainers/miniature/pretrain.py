@@ -1,6 +1,6 @@
 """`python -m trainers.miniature.pretrain --out DIR` makes the bundled miniature from a seed: tokenizer, CLIP, VAE, U-Net.
 
-Each stage writes its folder when it is done, and a stage whose folder is there is not run again.
+Each stage writes its folder when it is done, and a stage that was made with the same recipe is not run again.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ class Recipe:
     seed: int = 0
 
 
-FULL = Recipe(pictures=24_000, merges=1_000, clip_steps=800, vae_steps=6_000, unet_steps=5_000)
+FULL = Recipe(pictures=24_000, merges=1_000, clip_steps=800, vae_steps=6_000, unet_steps=7_500)
 MINUTE = Recipe(pictures=512, merges=200, clip_steps=20, vae_steps=60, unet_steps=60)
 STAGES = ("clip", "vae", "unet")
+RECIPE_OF = {"clip": ("pictures", "merges", "clip", "seed"), "vae": ("pictures", "vae", "seed")}  # first words of what a stage depends on
 KL_WEIGHT = 1e-6  # Rombach et al. 2022: a slight pull of the latents towards N(0, 1)
 EDGE_WEIGHT, SQUARE_WEIGHT = 0.25, 4.0  # of the losses on differences of neighbouring pixels (thin lines) and on squares
 CROPPED_SHARE, CROP = 0.7, 40  # the auto-encoder first learns on crops, which cost 40 % of whole pictures
@@ -63,7 +64,7 @@ class Progress:
 
 def optimizer_for(parameters, rate: float, steps: int):
     """AdamW with a short warm-up, then a cosine to zero."""
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-4, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-4, betas=(0.9, 0.99), fused=True)
     warmup = max(steps // 50, 1)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))))
@@ -133,7 +134,7 @@ def save_text_encoder(model, folder: Path) -> None:
               folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def make_vae(recipe: Recipe, out: Path, images) -> None:
+def make_vae(recipe: Recipe, out: Path, images, captions: list[str]) -> None:
     torch.manual_seed(recipe.seed + 10)
     model = architecture.vae().train()
 
@@ -194,9 +195,7 @@ def make_unet(recipe: Recipe, out: Path, images, captions: list[str]) -> None:
         return mse_loss(predicted, scheduler.get_velocity(clean, noise, timesteps))
 
     def follow():
-        with torch.no_grad():
-            for kept, now in zip(average.parameters(), model.parameters()):
-                kept.lerp_(now, 1 - EMA_DECAY)
+        torch._foreach_lerp_(list(average.parameters()), [parameter.detach() for parameter in model.parameters()], 1 - EMA_DECAY)
 
     train("unet", recipe.unet_steps, len(images), recipe.unet_batch, model.parameters(), recipe.unet_rate, loss_of, recipe.seed + 21, follow)
     average.eval().half().save_pretrained(base / "unet")
@@ -207,19 +206,31 @@ def make_unet(recipe: Recipe, out: Path, images, captions: list[str]) -> None:
         "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}, indent=2))
 
 
+def recipe_of(stage: str, recipe: Recipe) -> dict[str, float]:
+    """What of the recipe decides a stage's weights; the U-Net's depend on all of it."""
+    return {name: value for name, value in asdict(recipe).items() if name.startswith(RECIPE_OF.get(stage, ""))}
+
+
+def is_done(stage: str, recipe: Recipe, out: Path) -> bool:
+    file = out / f".{stage}.done"
+    return file.exists() and json.loads(file.read_text())["recipe"] == recipe_of(stage, recipe)
+
+
 def pretrain(recipe: Recipe, out: Path, only: str | None = None) -> None:
     """Make `out/base` (a Stable Diffusion folder) and `out/clip` (its CLIP, for `--encoder`), stage by stage."""
     out.mkdir(parents=True, exist_ok=True)
+    waiting = [stage for stage in STAGES if only in (None, stage) and not is_done(stage, recipe, out)]
+    if not waiting:
+        return
+    start = time.monotonic()
     images, captions = pictures.draw(recipe.pictures, recipe.seed)
-    print(f"{recipe.pictures} pictures drawn", flush=True)
-    stages = {"clip": lambda: make_clip(recipe, out, images, captions), "vae": lambda: make_vae(recipe, out, images),
-              "unet": lambda: make_unet(recipe, out, images, captions)}
-    for stage, make in stages.items():
-        done = out / f".{stage}.done"
-        if not done.exists() and only in (None, stage):
-            start = time.monotonic()
-            make()
-            done.write_text(json.dumps({"seconds": round(time.monotonic() - start), "recipe": asdict(recipe)}))
+    print(f"{recipe.pictures} pictures drawn in {time.monotonic() - start:.0f} s", flush=True)
+    makers = {"clip": make_clip, "vae": make_vae, "unet": make_unet}
+    for stage in waiting:
+        start = time.monotonic()
+        makers[stage](recipe, out, images, captions)
+        done = {"seconds": round(time.monotonic() - start), "threads": torch.get_num_threads(), "recipe": recipe_of(stage, recipe)}
+        (out / f".{stage}.done").write_text(json.dumps(done))
 
 
 def main() -> None:

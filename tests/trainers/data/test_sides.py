@@ -203,11 +203,6 @@ def test_warning_says_what_intervals_are_worth():
     assert "12 patients" in message and "2.0 times" in message and "\n" not in message  # sqrt(50 / 12) = 2.04
 
 
-def test_json_round_trip(phantoms):
-    sides = deal(mimic.read(phantoms), 12, 0, RESOLUTION).sides
-    assert Sides.from_json(sides.to_json()) == sides
-
-
 def test_triples_match_patients_by_number_of_pictures(tmp_path):
     """31 patients with 1 picture and 6 with 4: who has 4 meets in triples with others who have 4."""
     rng = np.random.default_rng(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from trainers import base_model, sampling
-from trainers.miniature.pretrain import MINUTE, STAGES, TEXT_PREFIX, Recipe, optimizer_for, pretrain
+from trainers.miniature.pretrain import MINUTE, STAGES, TEXT_PREFIX, Recipe, is_done, optimizer_for, pretrain
 from trainers.units import walk
 
 RECIPE = Recipe(pictures=64, merges=60, clip_steps=2, vae_steps=2, unet_steps=2, clip_batch=8, vae_batch=4, unet_batch=4)
@@ -99,6 +100,12 @@ def test_the_same_recipe_gives_the_same_bytes_also_stage_by_stage(made, tmp_path
         pretrain(RECIPE, tmp_path, only=stage)
         assert (tmp_path / f".{stage}.done").exists()
     assert files(tmp_path) == files(made)
+
+
+def test_another_recipe_is_another_stage(made):
+    longer = replace(RECIPE, unet_steps=3)
+    assert is_done("vae", longer, made) and not is_done("unet", longer, made)
+    assert not is_done("clip", replace(RECIPE, seed=1), made)
 
 
 def test_each_stage_says_with_which_recipe_it_was_made(made):
