@@ -20,18 +20,18 @@ import numpy as np
 from benchmarks.documents import DOCS, table, write_part
 from benchmarks.effect_runs import CONTROL_DRAWS, METHODS, SEEDS, Run, settings_of, steps_of, unpacked
 from hpo import home
-from hpo.inner_loop import LOSS_SPAN
+from hpo.inner_loop import InnerLoop, pick_device
 from hpo.settings import Settings
+from hpo.spaces.reference import reference_candidate
 from metrics.copying import copy_excess
 from metrics.estimate import Estimate
 from metrics.evaluate import Measured, References, copy_sides, evaluate, loss_sides
 from metrics.loss_gap import loss_gap
-from metrics.patients import NORMAL_975
 from metrics.scores import SCORES, Scores
+from trainers.cache import key_of
 
 CALIBRATED = ("loss_gap", "copy_excess", "copy_rate")
 ENOUGH_CONTROLS = 13  # of 15 intervals that must hold 0
-PARTS_OF_SCHEDULE = ((0, 1), (0, 0.25), (0, 0.5), (0.25, 0.75), (0.5, 1), (0.75, 1))
 PATH_SCORES = ("fd", "copy_excess", "loss_gap", "copy_rate")
 
 
@@ -72,10 +72,8 @@ def run_workers(settings: Settings, folder: Path, workers: int) -> None:
         raise SystemExit("a worker failed; run the same command again, finished runs are kept")
 
 
-def load(settings: Settings, folder: Path) -> Effect:
-    from hpo.inner_loop import InnerLoop
-
-    inner = InnerLoop(settings, "cpu")
+def load(inner: InnerLoop, folder: Path) -> Effect:
+    settings = inner.settings
     measured, pictures = {}, {}
     for method in METHODS:
         for seed in SEEDS:
@@ -89,7 +87,7 @@ def load(settings: Settings, folder: Path) -> Effect:
     controls = {}
     for draw in CONTROL_DRAWS:
         run = Run("full", draw, control=True)
-        other = InnerLoop(settings_of(settings, run), "cpu")
+        other = InnerLoop(settings_of(settings, run), inner.device)
         controls[draw] = evaluate(other.references, unpacked(np.load(folder / f"{run.name}.npz"), f"{settings.steps}/"))
     return Effect(settings, inner.references, inner.base_scores(), inner.real_scores(), measured, pictures, controls)
 
@@ -165,42 +163,19 @@ def signal_to_noise(effect: Effect) -> str:
     return table(["score", "kind", "signal / noise", *METHODS, "deviation between seeds"], rows)
 
 
-def part_of_schedule(measured: Measured, first: float, last: float) -> Measured:
-    """Only the draws between two shares of the measured part of the schedule; draws stand from clean to noisy."""
-    draws = measured.train_losses.shape[1]
-    kept = slice(round(first * draws), round(last * draws))
-    return replace(measured, train_losses=measured.train_losses[:, kept], twin_losses=measured.twin_losses[:, kept])
-
-
-def schedule_table(effect: Effect) -> str:
-    """`loss_gap` by part of the schedule: full − bias pooled over seeds, and signal to noise as in `signal_to_noise`."""
-    at, rows = effect.settings.steps, []
-    for first, last in PARTS_OF_SCHEDULE:
-        references = replace(effect.references, base=part_of_schedule(effect.references.base, first, last))
-        gaps = np.array([[loss_gap(*loss_sides(references, part_of_schedule(effect.measured[method, seed, at], first, last))).value
-                          for seed in SEEDS] for method in METHODS])
-        noise = np.sqrt(gaps.var(1, ddof=1).mean())
-        against = replace(references, base=part_of_schedule(effect.pooled("bias", at), first, last))
-        pooled = loss_gap(*loss_sides(against, part_of_schedule(effect.pooled("full", at), first, last)))
-        z = pooled.value / ((pooled.high - pooled.low) / 2 / NORMAL_975)
-        low, high = (LOSS_SPAN[0] + share * (LOSS_SPAN[1] - LOSS_SPAN[0]) for share in (first, last))
-        rows.append([f"{low:.3g} … {high:.3g}", f"{np.ptp(gaps.mean(1)) / noise:.1f}", shown(pooled), f"{z:.1f}"])
-    return table(["part of the schedule (0 = clean)", "signal / noise", "full − bias, pooled", "z"], rows)
-
-
 def draw_paths(effect: Effect, path: Path, title: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from hpo.picture import COLOURS
+    from hpo.picture import style
 
     figure, axis = plt.subplots(figsize=(8, 5.5), dpi=110)
     for method in METHODS:
         for seed in SEEDS:
             points = [effect.scores(method, seed, steps) for steps in effect.steps]
-            axis.plot([p["copy_excess"].value for p in points], [p["fd"].value for p in points], "o-", color=COLOURS[method], alpha=0.75,
+            axis.plot([p["copy_excess"].value for p in points], [p["fd"].value for p in points], "o-", color=style(method)[0], alpha=0.75,
                       markersize=3.5, linewidth=1, label=method if seed == SEEDS[0] else None)
         axis.annotate(str(effect.steps[-1]), (points[-1]["copy_excess"].value, points[-1]["fd"].value), fontsize=7)
     axis.axhline(effect.floor["fd"].value, color="grey", linewidth=0.8, linestyle="--", label="real pictures")
@@ -247,8 +222,7 @@ def report(effect: Effect, title: str, part: str, command: str, with_grid: bool)
         ("At each number of steps (mean over three seeds, smallest … largest)", lambda: paths_table(effect)),
         ("At equal quality: the least `copy_excess` with which a method reaches an `fd`", lambda: equal_quality(effect)),
         ("Controls: full fine-tuning on the second twin, scored as if on train", lambda: controls_table(effect)),
-        ("Which scores tell methods apart", lambda: signal_to_noise(effect)),
-        ("Where in the noise schedule the loss tells methods apart", lambda: schedule_table(effect))]
+        ("Which scores tell methods apart", lambda: signal_to_noise(effect))]
     body = [f"## {title}", f"Made by `{command}`. {effect.settings.train_images} pictures of {patients} patients a side, "
             f"{effect.settings.generated} generated a side, {effect.settings.steps} steps by default.",
             f"![paths](effect-{part}.png)", *([f"![generated pictures](grid-{part}.png)"] if with_grid else []), "### Expected", text]
@@ -268,10 +242,12 @@ def main() -> int:
     settings = Settings(data=given.data).check()
     part = "phantoms" if given.data is None else "xrays"
     title = given.title or ("Phantoms" if given.data is None else "X-rays")
-    folder = given.folder or home.data_root() / "effect" / part
+    inner = InnerLoop(settings, pick_device(settings.device))
+    candidates = [reference_candidate(method, settings.steps, settings.learning_rate_scale).hash for method in METHODS]
+    folder = given.folder or home.data_root() / "effect" / f"{part}-{key_of(inner.meaning, candidates)[:12]}"
     run_workers(settings, folder, given.workers)
     command = "python -m benchmarks.effect" + ("" if given.data is None else f" --data DIR --title {shlex.quote(title)}")
-    checks = report(load(settings, folder), title, part, command, with_grid=given.data is None)
+    checks = report(load(inner, folder), title, part, command, with_grid=given.data is None)
     for holds, text in checks:
         print("holds" if holds else "DOES NOT HOLD", text)
     return 0 if all(holds for holds, _ in checks) else 1

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -20,19 +21,39 @@ from sqlalchemy import text
 
 from benchmarks.documents import table, write_part
 
-TARGETS = {"minutes for the trials": 10, "first step, first run, s": 60, "first step, second run, s": 20, "peak memory, GiB": 4, "outside, %": 2}
+OUTSIDE, IDLE = "outside fine-tuning, generation and scoring, %", "idle at the end, %"
+TARGETS = {"minutes for the trials": 10, "first step, first run, s": 60, "first step, second run, s": 20,
+           "peak memory, PSS of all processes summed, GiB": 4, OUTSIDE: 2, IDLE: None}
+COUNTED = ("What is outside: the launch has workers × the time from the first training step to its end. Of that is taken what finished trials spent in "
+           "fine-tuning, generating and scoring, and the idle time at the end, when a worker finds no trial left while another still runs its last one. "
+           "The rest is outside: the other workers' start, putting parameters in and restoring them, checkpoints, notes, the sampler, the database, "
+           "the drawing of the front. The idle time depends on how the last trials fall, and has a line of its own.")
 LOOK_SECONDS = 0.25
 GIB = 1 << 30
-BUSY = """
-SELECT sum(busy) / sum(span) FROM (
-    SELECT l.worker, sum(c.seconds) AS busy, extract(epoch FROM max(l.settled_at) - min(l.leased_at)) AS span
-    FROM peft_pareto.leases l JOIN peft_pareto.candidates c USING (trial_id)
-    JOIN trials t USING (trial_id) WHERE t.state = 'COMPLETE' GROUP BY l.worker) AS workers
+# Seconds of all workers together.
+SPENT = """
+WITH workers AS (SELECT worker, max(settled_at) AS last FROM peft_pareto.leases GROUP BY worker),
+busy AS (
+    SELECT sum(part.value::float) AS seconds
+    FROM trials JOIN trial_user_attributes a USING (trial_id), json_each_text(a.value_json::json) AS part (name, value)
+    WHERE state = 'COMPLETE' AND a.key = :key AND part.name IN ('training', 'generating', 'scoring'))
+SELECT count(*) AS workers, (SELECT seconds FROM busy) AS busy,
+       extract(epoch FROM sum((SELECT max(last) FROM workers) - last))::float AS idle
+FROM workers
 """
 
 
+@dataclass(frozen=True)
+class Run:
+    """Seconds of one launch in all, seconds until its first training step is done (None: none was seen), peak memory in GiB."""
+
+    seconds: float
+    first_step: float | None
+    peak: float
+
+
 class Memory(threading.Thread):
-    """Peak of the proportional set sizes of all processes under a folder's server and a launch."""
+    """Peak of the sum of the proportional set sizes of all processes under a folder's server and a launch."""
 
     def __init__(self, root: psutil.Process, home: Path):
         super().__init__(daemon=True)
@@ -56,8 +77,7 @@ class Memory(threading.Thread):
         return list(dict.fromkeys(found))
 
 
-def run_launch(home: Path, trials: int, extra: list[str]) -> tuple[float, float | None, float, str]:
-    """Seconds in all, seconds to the first training step, peak GiB, standard error of one `hpo.launch`."""
+def run_launch(home: Path, trials: int, extra: list[str]) -> Run:
     environment = {**os.environ, "PEFT_PARETO_HOME": str(home), "PYTHONUNBUFFERED": "1"}
     started = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "hpo.launch", "--trials", str(trials), "--out", str(home / "out"), *extra],
@@ -69,10 +89,11 @@ def run_launch(home: Path, trials: int, extra: list[str]) -> tuple[float, float 
     watcher.start()
     said = process.stderr.read()
     status = process.wait()
+    seconds = time.monotonic() - started
     memory.over.set()
     if status:
         raise SystemExit(f"launch ended with {status}: {said[-2000:]}")
-    return time.monotonic() - started, first[0] if first else None, memory.peak / GIB, said
+    return Run(seconds, first[0] if first else None, memory.peak / GIB)
 
 
 def watch_first_step(home: Path, started: float, first: list[float], process: subprocess.Popen) -> None:
@@ -95,13 +116,18 @@ def watch_first_step(home: Path, started: float, first: list[float], process: su
         time.sleep(LOOK_SECONDS)
 
 
-def busy_share(home: Path) -> float:
-    """Share of a worker's time, from its first trial to its last, that is fine-tuning, generating and scoring."""
+def shares(home: Path, run: Run) -> tuple[float, float] | None:
+    """Percent of all workers' time, from the first training step to the end, that is outside, and that is idle at the end (COUNTED)."""
+    from hpo.trial import SECONDS
     from storage import embedded
     from storage.engine import connect
 
+    if run.first_step is None:
+        return None
     with connect(embedded.start(home)).connect() as connection:
-        return float(connection.scalar(text(BUSY)))
+        spent = connection.execute(text(SPENT), {"key": SECONDS}).one()
+    span = spent.workers * (run.seconds - run.first_step)
+    return 100 * (span - spent.busy - spent.idle) / span, 100 * spent.idle / span
 
 
 def main() -> int:
@@ -112,20 +138,21 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pp-bench-") as folder:
         home = Path(folder)
         try:
-            seconds, first, peak, _ = run_launch(home, given.trials, extra)
-            busy = busy_share(home)
-            _, second, _, _ = run_launch(home, given.trials + 2, extra)
+            first = run_launch(home, given.trials, extra)
+            outside, idle = shares(home, first) or (None, None)
+            second = run_launch(home, given.trials + 2, extra)
         finally:
             from storage import embedded
 
             embedded.stop(home)
-    figures = dict(zip(TARGETS, (seconds / 60, first, second, peak, 100 * (1 - busy))))
-    rows = [[name, "–" if value is None else f"{value:.1f}", f"≤ {TARGETS[name]}"] for name, value in figures.items()]
-    body = f"Made by `python -m benchmarks.launch --write` with {given.trials} trials on {os.cpu_count()} cores.\n\n" + table(["figure", "measured", "target"], rows)
+    figures = dict(zip(TARGETS, (first.seconds / 60, first.first_step, second.first_step, first.peak, outside, idle)))
+    rows = [[name, "–" if value is None else f"{value:.1f}", "–" if TARGETS[name] is None else f"≤ {TARGETS[name]}"] for name, value in figures.items()]
+    body = (f"Made by `python -m benchmarks.launch --write` with {given.trials} trials on {os.cpu_count()} cores.\n\n"
+            f"{table(['figure', 'measured', 'target'], rows)}\n\n{COUNTED}")
     print(body)
     if given.write:
         write_part("speed.md", "launch", body)
-    return 0 if all(value is not None and value <= TARGETS[name] for name, value in figures.items()) else 1
+    return 0 if all(figures[name] is not None and figures[name] <= most for name, most in TARGETS.items() if most is not None) else 1
 
 
 if __name__ == "__main__":

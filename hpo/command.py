@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import sys
 from collections.abc import Callable, Sequence
 
-from hpo.errors import BadSetting, SearchError
+from hpo.errors import DISK_TROUBLE, BadSetting, DiskTrouble, SearchError
 from metrics.errors import MetricError
 from storage.errors import StorageError
 from trainers.errors import TrainerError, nearest
@@ -15,7 +14,6 @@ from trainers.errors import TrainerError, nearest
 USAGE = 2
 INTERRUPTED = 130  # as shells say it of Ctrl-C
 OUR_ERRORS = (SearchError, TrainerError, MetricError, StorageError)
-DISK_TROUBLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR)
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,8 +73,7 @@ def one_line_errors(main: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno not in DISK_TROUBLE:
             raise
-        print(f"error: {error.filename or 'a file'} cannot be written ({error.strerror}): free some space or choose another folder; "
-              "finished trials are safe in the database", file=sys.stderr)
+        print(f"error: {DiskTrouble(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         return INTERRUPTED
     return USAGE

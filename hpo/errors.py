@@ -1,5 +1,9 @@
 """What can be wrong with what the user asks of the search. Each message is one line: value, rule, way out."""
 
+import errno
+
+DISK_TROUBLE = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+
 
 class SearchError(ValueError):
     """Something asked of the search cannot be done; the message names the flag, its value, the rule and the way out."""
@@ -9,8 +13,9 @@ class BadSetting(SearchError):
     """A flag or a line of the TOML file has a value that is not allowed."""
 
 
-class MissingExtra(SearchError):
-    """A package of an extra is not installed; the message gives the pip command."""
+class DiskTrouble(SearchError):
+    """A file cannot be written, for a reason that the next trial would meet too."""
 
-    def __init__(self, package: str, extra: str, what: str):
-        super().__init__(f"{what} needs {package}, which is not installed: pip install 'peft-pareto[{extra}]'")
+    def __init__(self, error: OSError):
+        super().__init__(f"{error.filename or 'a file'} cannot be written ({error.strerror}): free some space or choose another folder; "
+                         "finished trials are safe in the database")

@@ -40,8 +40,8 @@ def resolution_of(settings: Settings) -> int:
     return chosen
 
 
-def identity(settings: Settings, dealt: Dealt) -> dict[str, str]:
+def identity(settings: Settings, dealt: Dealt) -> dict[str, str | int]:
     """Contents as short hashes. Reads every file of model and encoder once, and refuses unusable ones in one line."""
-    return {"model": base_model.content_hash(model_folder(settings))[:SHORT],
+    return {"resolution": resolution_of(settings), "model": base_model.content_hash(model_folder(settings))[:SHORT],
             "encoder": encoders.content_hash(encoder_spec(settings))[:SHORT],
             "data": dealt.content}

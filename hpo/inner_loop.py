@@ -25,7 +25,7 @@ from trainers.methods import Subset, method
 from trainers.units import walk
 
 LOSS_STREAM, NOISE_STREAM, TRAINING_STREAM = range(3)  # independent random streams of one study seed
-LOSS_SPAN = (0.0, 1.0)  # part of the noise schedule that the loss gap looks at
+LOSS_SPAN = (0.0, 0.5)  # part of the noise schedule that the loss gap looks at: there patients differ least (benchmarks/loss_span.py)
 
 BASE_VERSION = 2  # of what is cached under "base"
 STAGES_A_TRAINING = 20  # reports of a step that was reached
@@ -35,7 +35,10 @@ Stage = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished trial reports. pictures: (k, R, R) uint8, generated from twin captions, for the trial's note."""
+    """What a finished trial reports. pictures: (k, R, R) uint8, generated from twin captions, for the trial's note.
+
+    seconds: of "training", "generating", "scoring", and "total", in which the subset is also applied, kept and restored.
+    """
 
     scores: Scores
     trainable: int
@@ -84,15 +87,17 @@ class InnerLoop:
         return Examples(tensor(side.mean), tensor(side.deviation), self.states, tensor(side.caption))
 
     @property
-    def identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str | int]:
         """What the scores depend on beside the settings: contents, not paths."""
-        return {"model": self.pipeline.hash[:SHORT], "encoder": self.encoder.content_hash[:SHORT], "data": self.prepared.content}
+        return {"resolution": self.resolution, "model": self.pipeline.hash[:SHORT], "encoder": self.encoder.content_hash[:SHORT], "data": self.prepared.content}
+
+    @property
+    def meaning(self) -> str:
+        """Key of whatever is measured here: contents, settings that decide what a score means, and the kind of arithmetic."""
+        return key_of(BASE_VERSION, self.identity, self.settings.meaning(), LOSS_SPAN, denoising.DRAWS, torch.__version__, self.device.split(":")[0])
 
     def measure_base(self) -> References:
         """References with the untouched base's own pictures and losses, from the cache if they are there."""
-        settings = self.settings
-        key = key_of(BASE_VERSION, self.identity, settings.meaning(), LOSS_SPAN, denoising.DRAWS, torch.__version__, self.device.split(":")[0])
-
         def make() -> dict[str, np.ndarray]:
             arrays = {}
             for side in ("train", "twin"):
@@ -104,7 +109,7 @@ class InnerLoop:
                 arrays[f"{name}_own_features"] = self.encoder.encode(getattr(self.prepared, name).pixels)
             return arrays
 
-        found = remember(home.cache_folder(), "base", key, make)
+        found = remember(home.cache_folder(), "base", self.meaning, make)
         self.base_pictures = found["twin_pixels"]
         own = self.own()
         real = {name: PictureSet(np.array(found[f"{name}_own_features"]), getattr(self.prepared, name).patients,
@@ -112,7 +117,7 @@ class InnerLoop:
                 for name in ("validate", "train", "twin")}
         base = Measured(*(Generated(np.array(found[f"{side}_features"]), own, np.array(found[f"{side}_copies"])) for side in ("train", "twin")),
                         np.array(found["train_losses"]), np.array(found["twin_losses"]))
-        return References(**real, projection=projection_for(real["validate"], real["twin"], settings.generated), base=base)
+        return References(**real, projection=projection_for(real["validate"], real["twin"], self.settings.generated), base=base)
 
     def own(self) -> np.ndarray:
         """For each generated picture the row of the picture whose caption calls it up: all captions equally often."""
@@ -137,7 +142,7 @@ class InnerLoop:
         return evaluate(self.references, self.references.base)
 
     def real_scores(self) -> Scores:
-        """The floor: the twin's own pictures as if they had been generated. Quality only."""
+        """The floor: real pictures of both sides as if they had been generated. Quality only."""
         return real_floor(self.references)
 
     def measure(self, on_stage: Stage = lambda stage: None) -> tuple[Measured, np.ndarray]:
@@ -164,18 +169,28 @@ class InnerLoop:
         started = time.monotonic()
         seed = seed_of(self.settings.seed, TRAINING_STREAM, number)
         every = max(candidate.steps // STAGES_A_TRAINING, 1)
+        begun: dict[str, float] = {}
+
+        def begin(stage: str) -> None:
+            on_stage(stage)
+            begun[stage] = time.monotonic()
+
         subset = self.apply(candidate, seed)
         try:
             done = fit(self.pipeline.unet, self.scheduler, subset, self.examples["train"], self.plan(candidate, seed),
                        lambda step: on_stage(f"step {step} of {candidate.steps}") if step == 1 or step % every == 0 else None)
-            measured, twin_pixels = self.measure(on_stage)
+            measured, twin_pixels = self.measure(begin)
+            encoded = time.monotonic()
             if keep is not None:
                 checkpoint.save(keep, subset, candidate, self.pipeline.hash)
             trainable = subset.count
         finally:
             subset.restore()
+        restored = time.monotonic()
         scores = evaluate(self.references, measured)
-        seconds = {"training": done.seconds, "total": time.monotonic() - started}
+        ended = time.monotonic()
+        seconds = {"training": done.seconds, "generating": begun["scoring"] - begun["generating"],
+                   "scoring": encoded - begun["scoring"] + ended - restored, "total": ended - started}
         return Result(scores, trainable, trainable / self.units.total, done.loss, seconds, twin_pixels)
 
     def plan(self, candidate: Candidate, seed: int) -> Plan:

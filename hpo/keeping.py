@@ -36,8 +36,14 @@ def record(search: Search, asked: Asked, path: Path) -> None:
     results.record_artifact(search.store, asked.id, WEIGHTS, str(path))
 
 
+def drop(search: Search, path: Path | None) -> None:
+    """Delete the tensors, and the note of them, of a trial of ours that did not finish."""
+    if path is not None and discard(path):
+        results.forget_artifact(search.store, str(path))
+
+
 def discard(path: Path | None) -> bool:
-    """Delete a trial's tensors, False if that is refused; the note of them goes with the next `tidy`."""
+    """Delete a trial's tensors, False if that is refused."""
     try:
         for file in (path, path.with_suffix(UNFINISHED)) if path is not None else ():
             file.unlink(missing_ok=True)
@@ -52,13 +58,19 @@ def tidy(search: Search) -> None:
 
     A file that is on another machine, or that may not be deleted, stays, and so does the note of it.
     """
+    noted = results.artifacts(search.store, search.id, WEIGHTS)  # before the trials: one that starts in between is then not among them
     states = {row["trial"]: row for row in results.trials(search.store, search.settings.study)}
-    for number, paths in results.artifacts(search.store, search.id, WEIGHTS).items():
+    for number, paths in noted.items():
         if is_kept(states[number], search.settings.keep):
             continue
         for path in map(Path, paths):
-            if path.parent.is_dir() and discard(path):
+            if is_seen(path) and discard(path):
                 results.forget_artifact(search.store, str(path))
+
+
+def is_seen(path: Path) -> bool:
+    """Whether a noted file is on this machine. One of another machine is left to it, also where there is such a folder here."""
+    return path.exists() or path.with_suffix(UNFINISHED).exists()
 
 
 def is_kept(trial: dict, keep: str) -> bool:

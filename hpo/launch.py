@@ -93,7 +93,8 @@ def show(settings: Settings, study, console: Console, status: int) -> Found:
     known = results.references(study.store, study.id)
     base = dict(known.scores) if known is not None else {}
     points = results.trials(study.store, settings.study)
-    drawn = points, study.objectives, base, f"{settings.study}: front of {len(rows)} among {len(points)} trials"
+    finished = sum(row["state"] == "COMPLETE" for row in points)
+    drawn = points, study.objectives, base, f"{settings.study}: front of {len(rows)} among {finished} finished trials"
     found = Found(rows, folder / "front.png", folder / "front.html", status)
     picture.write_png(found.png, *drawn)
     picture.write_html(found.html, *drawn)
@@ -109,7 +110,7 @@ def show(settings: Settings, study, console: Console, status: int) -> Found:
 
 def closing(settings: Settings, study, known, found: Found) -> Iterator[str]:
     """The lines under the table: what to compare with, and where the same front is."""
-    from storage.engine import hidden
+    from storage.engine import without_password
 
     floor = ((known.base or {}).get("real") or {}).get(study.objectives.quality) if known is not None else None
     if floor:
@@ -118,7 +119,7 @@ def closing(settings: Settings, study, known, found: Found) -> Iterator[str]:
     if found.rows and all(row["joint_reward"] is None for row in found.rows):
         yield "reward: – since " + ("the yardstick does not copy more than the untouched base, or the base is no worse than real pictures"
                                     if study.yardsticks("COMPLETE") else "the yardstick, full fine-tuning for all steps, is not finished yet")
-    where = f" --storage {shlex.quote(hidden(settings.storage))}" if settings.storage is not None else ""
+    where = f" --storage {shlex.quote(without_password(settings.storage))}" if settings.storage is not None else ""
     query = "SELECT * FROM pareto_front WHERE study = '" + settings.study.replace("'", "''") + "'"
     yield f"picture:   {found.png}"
     yield f"page:      {found.html}"

@@ -1,4 +1,4 @@
-"""What the study optimises: objectives by score name, their directions, and dominance between points."""
+"""What the study optimises: objectives by score name, their directions, the hypervolume and the joint reward."""
 
 from __future__ import annotations
 
@@ -69,16 +69,6 @@ def parse(text: str) -> Objectives:
     first = {kind: next((name for name in names if SCORES[name].kind == kind), default)
              for kind, default in (("quality", DEFAULT_QUALITY), ("memorization", DEFAULT_MEMORIZATION))}
     return Objectives(tuple(objective(name) for name in names), first["quality"], first["memorization"])
-
-
-def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether a is nowhere worse than b and somewhere better; both oriented, so smaller is better."""
-    return all(x <= y for x, y in zip(a, b)) and any(x < y for x, y in zip(a, b))
-
-
-def front(points: Sequence[Sequence[float]]) -> list[int]:
-    """Rows of the points that no other dominates; equal points all stay."""
-    return [i for i, point in enumerate(points) if not any(dominates(other, point) for other in points)]
 
 
 def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:

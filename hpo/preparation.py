@@ -99,8 +99,14 @@ def deal(settings: Settings, resolution: int) -> dict[str, np.ndarray]:
     validate = sides.validate_pictures(found, sides.VALIDATE_LIMIT, settings.seed, resolution, dealt)
     listed = {**dealt.sides.to_json(), "validate": [picture.to_json() for picture in validate.pictures]}
     listed["corrupt"] = len(dealt.corrupt) + len(validate.corrupt)
-    listed["stamps"] = {name: [stamp(Path(each["path"])) for each in listed[name]] for name in SPLITS}
+    listed["stamps"] = stamps_of(data_root(settings), listed)
     return {**dealt.pixels, "validate": validate.pixels, "pictures": np.frombuffer(json.dumps(listed).encode(), np.uint8)}
+
+
+def stamps_of(root: Path, listed: dict) -> list[list[int]]:
+    """Of the files that chosen pictures and their captions were read from."""
+    pictures = [Picture.from_json(each) for name in SPLITS for each in listed[name]]
+    return [stamp(path) for path in (*(picture.path for picture in pictures), *mimic.report_files(root, pictures))]
 
 
 def stamp(path: Path) -> list[int]:
@@ -122,7 +128,7 @@ def dealt_sides(settings: Settings, resolution: int) -> Dealt:
         key = key_of(DATA_VERSION, folder_fingerprint(root), settings.train_images, settings.seed, resolution, stamps)
         arrays = remember(home.cache_folder(), "sides", key, lambda: deal(settings, resolution))
         listed = json.loads(arrays["pictures"].tobytes())
-        now = {name: [stamp(Path(each["path"])) for each in listed[name]] for name in SPLITS}
+        now = stamps_of(root, listed)
         if now == listed["stamps"] or now == stamps:
             return Dealt({name: arrays[name] for name in SPLITS},
                          {name: tuple(map(Picture.from_json, listed[name])) for name in SPLITS}, listed["corrupt"])

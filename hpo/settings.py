@@ -55,7 +55,7 @@ class Settings:
     batch_size: int = setting(32, "trial", "pictures a training step", means=True)
     generated: int = setting(120, "trial", "pictures generated a side for the scores", means=True)
     sampling_steps: int = setting(15, "trial", "solver steps of a generated picture", means=True)
-    guidance_scale: float = setting(2.0, "trial", "weight of classifier-free guidance", means=True)
+    guidance_scale: float = setting(1.5, "trial", "weight of classifier-free guidance", means=True)
     learning_rate_scale: float = setting(1.0, "trial", "factor on each method's range of learning rates (they fit the miniature)", means=True)
 
     objectives: str = setting("fd,copy_excess", "search", "two or more score names with commas, or joint_reward", means=True)
@@ -109,6 +109,10 @@ class Settings:
             if choices and value not in choices:
                 raise BadSetting(f"{flag(each.name)} {value!r} is unknown: take {nearest(value, choices)}")
         check_device(self.device)
+        if self.engine != "ray" and self.ray_address is not None:
+            raise BadSetting(f"--ray-address {self.ray_address}: only the Ray engine reads it, add --engine ray or leave it out")
+        if self.engine != "ray" and self.gpus_per_trial != 1:
+            raise BadSetting(f"--gpus-per-trial {self.gpus_per_trial:g}: only the Ray engine shares GPUs out, add --engine ray or leave it out")
         if self.engine == "ray" and ":" in self.device:
             raise BadSetting(f"--device {self.device}: with --engine ray it is Ray that chooses among the GPUs, take {self.device.partition(':')[0]}")
         if self.model is not None and self.encoder is None:

@@ -80,7 +80,7 @@ class Search:
                                          sampler=SeededByNumber(settings.sampler, settings.seed), load_if_exists=True)
         self.id = self.study._study_id
 
-    def register(self, trials: int | None, identity: dict[str, str]) -> results.Registered:
+    def register(self, trials: int | None, identity: dict[str, str | int]) -> results.Registered:
         """Create the study's row or join it; trials None: a worker that joins. Raises SettingsDiffer where a setting that means something differs."""
         binding = {**self.settings.meaning(), **identity}
         binding.pop("objectives"), binding.pop("reward_weight")  # columns of their own

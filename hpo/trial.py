@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from hpo import keeping, notes, stopping
+from hpo.errors import DISK_TROUBLE, DiskTrouble
 from hpo.inner_loop import InnerLoop, Result
 from hpo.stopping import Stopped
 from hpo.study import Asked, Search
@@ -23,14 +24,16 @@ log = logging.getLogger(__name__)
 LONGEST_REASON = 500  # characters
 OUTAGE_SECONDS = 120.0  # how long a database may be away before a worker gives up
 RETRY_SECONDS = 1.0
+SECONDS = "seconds"  # on a trial: what its time went to
 
 
 def run_trial(search: Search, inner: InnerLoop, asked: Asked) -> str:
     """Run what was asked and tell the study; gives the outcome: finished, failed or lost.
 
     A failure is stored with its reason and the search goes on: the candidate's own (a loss that is not finite, no memory
-    for it) is final, any other lets it be tried again. Raises Stopped after giving the trial back, and
-    StorageUnreachable where the database is away: then the lease runs out, and the candidate is tried again.
+    for it) is final, any other lets it be tried again. Raises Stopped after giving the trial back, DiskTrouble after the
+    same, since the next trial would find the disk as full, and StorageUnreachable where the database is away: then the
+    lease runs out, and the candidate is tried again.
     """
     kept = keeping.path_for(search, asked)
     try:
@@ -44,10 +47,16 @@ def run_trial(search: Search, inner: InnerLoop, asked: Asked) -> str:
         raise
     except StorageError:
         raise  # nobody knows whether the trial was told, so its tensors stay until `tidy`
+    except OSError as error:
+        if error.errno in DISK_TROUBLE:
+            keeping.discard(kept)
+            release(search, asked)
+            raise DiskTrouble(error) from error
+        outcome = fail(search, asked, error)
     except Exception as error:  # whatever a trial raises is stored with it, and the search goes on
         outcome = fail(search, asked, error)
     if outcome != "finished":
-        keeping.discard(kept)
+        keeping.drop(search, kept)
     keeping.tidy(search)
     return outcome
 
@@ -74,6 +83,8 @@ def write(search: Search, asked: Asked, result: Result) -> str:
         try:
             search.record(asked, result.trainable, result.trainable_share)
             notes.write(search, asked, result)
+            with leases.translated():
+                asked.trial.set_user_attr(SECONDS, result.seconds)
             return search.finish(asked, result.scores, result.seconds["total"])
         except StorageUnreachable as error:
             if time.monotonic() > until:

@@ -6,18 +6,19 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hpo import stopping
+from hpo import home, stopping
 from hpo.command import INTERRUPTED, Parser, decimal, one_line_errors, store_url, whole
 from hpo.errors import BadSetting
 from hpo.settings import Settings, check_device
 from hpo.stopping import Stopped
 from storage import results
-from storage.errors import StorageUnreachable, UnknownStudy
+from storage.errors import LeaseLost, StorageUnreachable, UnknownStudy
 from storage.store import Store, open_store, worker_name
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hpo.worker")
 
-PATHS = ("model", "encoder", "data")
+PATHS = ("model", "encoder", "data", "out")
 WAIT_SECONDS = 1.0  # between looks while others run the last trials
 STORAGE_VARIABLE = "PEFT_PARETO_WORKER_STORAGE"  # from launch to its own workers: a URL on the command line shows its password to all users
 
@@ -54,9 +55,10 @@ class Worker:
 
         store = open_store(url, worker_name())
         settings = replace(stored_settings(store, study), study=study, **(paths or {}))
-        chosen = pick_device(device if device != "auto" else settings.device)
+        chosen = pick_device(device)
         check_usable(chosen)
         self.search = Search(store, settings)
+        check_writable(settings)
         self.inner = InnerLoop(settings, chosen, lambda stage: log.info("%s", stage))
         self.search.register(None, self.inner.identity)
         self.record_references()
@@ -91,6 +93,8 @@ class Worker:
                 outcome = run_trial(self.search, self.inner, asked)
                 log.info("trial %d %s", asked.number, outcome)
                 return outcome
+        except LeaseLost as error:  # while it was proposed: this process slept for longer than a lease
+            log.warning("a trial was lost before it began: %s", error)
         except StorageUnreachable as error:
             self.away_since = self.away_since or time.monotonic()
             if time.monotonic() - self.away_since > OUTAGE_SECONDS:
@@ -116,6 +120,19 @@ class Worker:
         while not isinstance(done := self.turn(), Ended):
             pass
         return done.status
+
+
+def check_writable(settings: Settings) -> None:
+    """BadSetting where kept tensors cannot be written: the study's folder may be that of another user or machine."""
+    if settings.keep == "none":
+        return
+    folder = home.study_folder(settings.out, settings.study)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise BadSetting(f"--out {settings.out}: kept tensors cannot be written there ({error.strerror}), give a folder of this machine") from error
 
 
 def check_usable(device: str) -> None:

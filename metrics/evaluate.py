@@ -95,8 +95,9 @@ class References:
 
 
 def projection_for(validate: PictureSet, twin: PictureSet, generated: int) -> Projection:
-    """The space of `fd` where `generated` pictures are made per side: validate's PCA, a quarter of the smallest set."""
-    return Projection.fit(validate.features, dimension_for(min(generated, len(twin.features), len(validate.features))))
+    """The space of `fd` where `generated` pictures are made per side: validate's PCA, a quarter of the smallest set that
+    is compared with validate (`real_floor` has the pictures of two sides as large as twin)."""
+    return Projection.fit(validate.features, dimension_for(min(generated, 2 * len(twin.features), len(validate.features))))
 
 
 def evaluate(references: References, measured: Measured) -> Scores:
@@ -130,15 +131,17 @@ def evaluate(references: References, measured: Measured) -> Scores:
 
 
 def real_floor(references: References) -> Scores:
-    """`fd` and `kid` of the twin's own pictures against validate: what a perfect model would score (`q_real`).
+    """`fd` and `kid` of real pictures against validate: what a perfect model would score (`q_real`).
 
-    FD's bias goes with 1/n, so as many pictures are taken as the base made from twin captions (evenly spaced rows;
-    fewer only where the twin has fewer, and then the floor is slightly too high).
+    FD's bias goes with 1/n, so as many pictures are taken as the base made from twin captions: the twin's own (evenly
+    spaced rows), and where those are too few, train's. Where both together are fewer, the floor is slightly too high.
     """
-    twin, validate = references.twin, references.validate
-    count = min(len(twin.features), len(references.base.twin.features))
-    rows = np.linspace(0, len(twin.features) - 1, count).round().astype(int)
-    features, patients = twin.features[rows], twin.patients[rows]
+    validate = references.validate
+    features = np.concatenate([references.twin.features, references.train.features])
+    patients = np.concatenate([references.twin.patients, references.train.patients])
+    wanted, twins = len(references.base.twin.features), len(references.twin.features)
+    rows = np.linspace(0, twins - 1, wanted).round().astype(int) if wanted <= twins else np.arange(min(wanted, len(features)))
+    features, patients = features[rows], patients[rows]
     kid = kid_estimate(validate.features, validate.patients, features, patients)
     return Scores({"fd": _fd(references, features, patients), "kid": kid})
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
+from collections.abc import Sequence
+from typing import NoReturn
 
 import storage
 from storage import embedded
@@ -15,28 +18,50 @@ python -m storage url                        print the embedded server's URL; st
 python -m storage psql [--storage URL] ...   run the bundled psql; all other arguments are psql's own
 python -m storage stop                       stop the embedded server
 """
+COMMANDS = ("url", "psql", "stop")
+
+
+class Parser(argparse.ArgumentParser):
+    """A mistake raises StorageError instead of printing the usage and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        raise StorageError(f"{message}: see {self.prog} --help")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; 0, psql's own status, or 2 after one line on stderr."""
     given = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser("python -m storage", usage=USAGE, add_help=bool(given[:1] != ["psql"]))
-    parser.add_argument("command", choices=("url", "psql", "stop"))
-    # What follows psql is not ours to read, -h and -c among it.
-    known = parser.parse_args(given[:1] if given[:1] == ["psql"] else given)
     try:
-        if known.command == "stop":
+        # What follows psql is not ours to read, -h and -c among it.
+        command = "psql" if given[:1] == ["psql"] else _command(given)
+        if command == "stop":
             print("stopped" if embedded.stop() else "no server was running")
-        elif known.command == "url":
+        elif command == "url":
             print(_ready(None))
         else:
             return _psql(given[1:])
     except StorageError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _command(arguments: list[str]) -> str:
+    """The one word that is given."""
+    parser = Parser("python -m storage", usage=USAGE)
+    parser.add_argument("command", nargs="?")
+    word = parser.parse_args(arguments).command
+    if word is None:
+        raise StorageError(f"python -m storage needs a word: take {_listed(COMMANDS)}")
+    if word not in COMMANDS:
+        raise StorageError(f"{word!r} is no command of python -m storage: take {_listed(difflib.get_close_matches(word, COMMANDS, 3, cutoff=0.0))}")
+    return word
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 def _ready(url: str | None) -> str:

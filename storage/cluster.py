@@ -28,11 +28,21 @@ PORT = 5432
 #: sockaddr_un holds 108 bytes on Linux, 104 on macOS, the final zero among them.
 LONGEST_SOCKET = 103
 SOCKET = f".s.PGSQL.{PORT}"
+LEAST_CONNECTIONS = 200
+#: A worker holds about three, and two studies may have a worker on each core.
+CONNECTIONS_A_CORE = 6
+
+
+def connections(cores: int | None) -> int:
+    """How many connections the server of a machine takes; cores None: not known."""
+    return max(LEAST_CONNECTIONS, CONNECTIONS_A_CORE * (cores or 1))
+
+
 SETTINGS = {
     "listen_addresses": "",
     "port": str(PORT),
     "unix_socket_permissions": "0700",
-    "max_connections": "200",
+    "max_connections": str(connections(os.cpu_count())),
     # Compiling a query takes longer than any of ours runs.
     "jit": "off",
 }

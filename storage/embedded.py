@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -22,7 +23,17 @@ from storage.errors import FolderUnusable, StorageError
 HOME_VARIABLE = "PEFT_PARETO_HOME"
 DATABASE = "peft_pareto"
 LOCK_SECONDS = 330
-READY_SECONDS = 60
+READY_SECONDS = 60  # without a sign of life from a server that runs
+
+#: What a server is at, by its answer to a new connection.
+READY, STARTING, NO_DATABASE, SILENT = "ready", "starting", "no database", "silent"
+#: The first match counts. psycopg2 gives connections that fail no SQLSTATE, but `cluster.init` has the server speak English.
+ANSWERS = (
+    (r"FATAL: +the database system is", STARTING),
+    (r'FATAL: +database ".*" does not exist', NO_DATABASE),
+    # Whatever else it refuses, it is alive: above all too many clients, who would lose it if it were stopped.
+    (r"FATAL: |could not fork", READY),
+)
 
 #: File systems that two machines may share; on others a server of another machine cannot be alive.
 SHARED = ("nfs", "lustre", "gpfs", "beegfs", "cifs", "smb", "ceph", "afs", "fuse.sshfs", "glusterfs", "panfs")
@@ -48,11 +59,11 @@ def start(folder: Path | str | None = None) -> str:
     with _errors_named(data):
         data.parent.mkdir(parents=True, exist_ok=True)
         data = data.resolve()
-        if _answers(data):
+        if _state(data) == READY:
             return url_of(data)
         system_user.let_through(data)
         with _locked(data):
-            if not _answers(data):
+            if _state(data) != READY:
                 _start(data)
         return url_of(data)
 
@@ -83,42 +94,57 @@ def _data(folder: Path | str | None) -> Path:
 
 
 def _start(data: Path) -> None:
-    """Makes, mends and starts the server; the caller holds the lock and has found that it does not answer."""
+    """Makes, mends and starts the server; the caller holds the lock and has found that it is not ready."""
     if cluster.is_complete(data):
         cluster.check_version(data)
     else:
         cluster.init(data)
     _refuse_second_machine(data)
-    if cluster.is_running(data):
-        # Recovering after a crash, or its socket was swept out of the temporary folder.
-        if _wait(data, READY_SECONDS):
-            return
-        cluster.stop(data)
-    cluster.start(data)
-    _note_machine(data)
-    _make_database(data)
+    # Recovering after a crash, without our database, or its socket was swept out of the temporary folder.
+    state = _awaited(data)
+    if state == SILENT:
+        if cluster.is_running(data):
+            cluster.stop(data)
+        cluster.start(data)
+        _note_machine(data)
+    if state != READY:
+        _make_database(data)
 
 
-def _answers(data: Path) -> bool:
-    """Does our database take connections?"""
+def _state(data: Path) -> str:
+    """READY if our database takes connections, or would if it had one left; else what keeps it from that."""
     import psycopg2
 
     if not data.exists() or not (cluster.socket_folder(data) / cluster.SOCKET).exists():
-        return False
+        return SILENT
     try:
         psycopg2.connect(url_of(data), connect_timeout=5).close()
-    except psycopg2.OperationalError:
-        return False
-    return True
+    except psycopg2.OperationalError as error:
+        return next((state for answer, state in ANSWERS if re.search(answer, str(error))), SILENT)
+    return READY
 
 
-def _wait(data: Path, seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until and cluster.is_running(data):
-        if _answers(data):
-            return True
+def _awaited(data: Path) -> str:
+    """The state of the server that runs, once it has started: READY, NO_DATABASE, or SILENT if it ends or is mute for READY_SECONDS.
+
+    Raises FolderUnusable if it is not done after cluster.START_SECONDS; stopped, it would have to begin again.
+    """
+    begun = heard = time.monotonic()
+    while cluster.is_running(data):
+        state, now = _state(data), time.monotonic()
+        if state in (READY, NO_DATABASE):
+            return state
+        if state == STARTING:
+            heard = now
+        if now - begun > cluster.START_SECONDS:
+            raise FolderUnusable(
+                f"the server in {data} has been starting for {cluster.START_SECONDS} s: wait until {data / 'server.log'} says that it is ready, "
+                "then try again"
+            )
+        if now - heard > READY_SECONDS:
+            return SILENT
         time.sleep(0.1)
-    return False
+    return SILENT
 
 
 def _make_database(data: Path) -> None:

@@ -47,9 +47,19 @@ REFUSALS = (
     (r'role ".*" does not exist', "this user does not exist on the server: correct the user in the URL"),
     (r"no pg_hba.conf entry", "the server does not let this user in from here: change its pg_hba.conf, or sslmode"),
     (r"could not translate host name|Name or service not known", "no such host: correct the host in the URL"),
-    (r"too many clients|remaining connection slots", "the server has no connection left: raise its max_connections"),
+    (
+        r"too many (clients|connections)|remaining connection slots",
+        "the server has no connection left: use fewer workers, or raise its max_connections",
+    ),
     (r"starting up|in recovery mode|shutting down", "the server is starting or stopping: try again in a moment"),
-    (r"server does not support SSL|SSL", "server and URL do not agree about SSL: change sslmode in the URL"),
+    (
+        r"received invalid response to \w+ negotiation|expected authentication request from server",
+        "this is no PostgreSQL server: correct host and port in the URL (PostgreSQL's own port is 5432)",
+    ),
+    (
+        r"does not support SSL|SSL (SYSCALL )?error|SSL connection (is )?required|(root|server|client) certificate|certificate file|sslmode value",
+        "server and URL do not agree about SSL: change sslmode in the URL",
+    ),
     (
         r"No such file|refused|timeout|timed out|unreachable|No route",
         "no server answers there: check host and port, and that PostgreSQL is running",
@@ -75,6 +85,12 @@ def hidden(url: str) -> str:
     """The URL fit to be shown: without its password, however malformed it is."""
     shown = re.sub(r"(://[^:@/?]*):.*@", r"\1:***@", url)
     return re.sub(r"([?&](?:password|sslpassword)=)[^&]*", r"\1***", shown)
+
+
+def without_password(url: str) -> str:
+    """The URL as it may stand in a command line: the password then comes from PGPASSWORD or ~/.pgpass."""
+    shown = re.sub(r"(://[^:@/?]*):.*@", r"\1@", url)
+    return re.sub(r"(?<=[?&])(?:password|sslpassword)=[^&]*&?", "", shown).rstrip("?&")
 
 
 def _parsed(url: str) -> URL:

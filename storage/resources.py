@@ -20,10 +20,3 @@ def placed(sql: str, optuna_schema: str) -> str:
     """In our files `optuna.` stands for the schema where Optuna's tables are, usually public."""
     quoted = '"' + optuna_schema.replace('"', '""') + '"'
     return re.sub(r"\boptuna\.", lambda _: quoted + ".", sql)
-
-
-@cache
-def statements(name: str) -> dict[str, str]:
-    """Named statements: each begins with a line `-- name: <name>` and ends where the next one begins."""
-    parts = re.split(r"^-- name: *(\w+) *$", text_of(name), flags=re.MULTILINE)
-    return dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True))

@@ -328,7 +328,8 @@ def _fixed(objectives: Sequence[str], reward_weight: float) -> dict[str, Any]:
 
 
 def _compare(stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    for name in sorted({*stored, *given}):
+    # In the order that was given: contents come last, since they follow from other settings.
+    for name in (*given, *(name for name in stored if name not in given)):
         if stored.get(name, NOT_SET) != given.get(name, NOT_SET):
             raise SettingsDiffer(name, stored.get(name, NOT_SET), given.get(name, NOT_SET))
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGES = ("hpo", "metrics", "storage", "trainers")
 SOURCES = ("pyproject.toml", "README.md", "LICENSE")
+LONGEST = 400.0  # seconds that a command may take
+SMALL = ("--trials", "1", "--steps", "2", "--train-images", "12", "--generated", "20", "--sampling-steps", "2", "--workers", "1")
 
 
 def pip(*arguments: str | Path, cwd: Path) -> None:
@@ -47,9 +52,18 @@ def elsewhere(tmp_path: Path) -> Path:
     return tmp_path / "project"
 
 
+@pytest.fixture
+def home(installed: Path, elsewhere: Path) -> Iterator[str]:
+    """A data folder that nothing was done in yet; short, since a socket's path has 107 characters."""
+    folder = tempfile.mkdtemp(prefix="pp-new-")
+    yield folder
+    run(installed, elsewhere, "-m", "storage", "stop", PEFT_PARETO_HOME=folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def run(installed: Path, cwd: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     variables = {**os.environ, "PYTHONPATH": str(installed), **environment}
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=variables, timeout=120)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, env=variables, timeout=LONGEST)
 
 
 def files_of(folder: Path, package: str) -> set[str]:
@@ -83,6 +97,18 @@ def test_commands_run_beside_folders_of_the_same_names(installed: Path, elsewher
     ended = run(installed, elsewhere, "-m", module, "--help")
     assert ended.returncode == 0 and "usage" in ended.stdout.lower(), ended.stderr
     assert ended.stderr == ""
+
+
+@pytest.mark.slow
+def test_a_first_launch_works_with_the_bundled_model_and_data(installed: Path, elsewhere: Path, home: str) -> None:
+    launched = run(installed, elsewhere, "-m", "hpo.launch", *SMALL, PEFT_PARETO_HOME=home)
+    assert launched.returncode == 0, launched.stdout + launched.stderr
+    front = run(installed, elsewhere, "-m", "hpo.front", "--format", "json", PEFT_PARETO_HOME=home)
+    assert front.returncode == 0, front.stderr
+    (row,) = json.loads(front.stdout)
+    assert row["trial"] == 0 and row["steps"] == 2
+    stopped = run(installed, elsewhere, "-m", "storage", "stop", PEFT_PARETO_HOME=home)
+    assert (stopped.returncode, stopped.stdout) == (0, "stopped\n"), stopped.stderr
 
 
 @pytest.mark.parametrize("decoy", ["metrics/__init__.py", "metrics.py", "storage.py"])

@@ -187,6 +187,7 @@ class Ray(Engine):
     def check(self, settings: Settings) -> None:
         if settings.ray_address is not None:
             check_address(settings.ray_address)
+            check_reachable_store(settings)
         else:
             gpus(settings.device)
 
@@ -250,6 +251,13 @@ def check_address(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise BadSetting(f"--ray-address {address}: no Ray cluster answers there ({error}); {START_RAY}") from error
+
+
+def check_reachable_store(settings: Settings) -> None:
+    """BadSetting where actors on other machines would be sent to the embedded server, which listens on a socket of this one."""
+    host = (settings.ray_address or "").rpartition(":")[0].strip("[]")
+    if settings.storage is None and host not in ("", "localhost", "127.0.0.1", "::1", socket.gethostname()):
+        raise BadSetting(f"--ray-address {settings.ray_address}: other machines cannot reach the embedded server, give --storage a PostgreSQL URL that all can reach")
 
 
 def give_back(search: Search, bell) -> None:

@@ -66,12 +66,21 @@ def test_a_later_point_that_dominates_has_the_earlier_files_deleted(tried: Calla
 
 def test_files_of_another_machine_are_left_to_it(tried: Callable) -> None:
     search, paths = tried("front")
+    """Whether or not there is such a folder here."""
     for path in paths:
         path.unlink(missing_ok=True)
-    paths[0].parent.rmdir()
     search.finish(search.ask(), scores(0.5, 0.5), 1.0)
     keeping.tidy(search)
     assert list(results.artifacts(search.store, search.id, keeping.WEIGHTS)) == [1, 2, 5]
+    paths[0].parent.rmdir()
+    keeping.tidy(search)
+    assert list(results.artifacts(search.store, search.id, keeping.WEIGHTS)) == [1, 2, 5]
+
+
+def test_a_trial_that_failed_leaves_neither_file_nor_note(tried: Callable) -> None:
+    search, paths = tried("all")
+    keeping.drop(search, paths[5]), keeping.drop(search, None)
+    assert 5 not in results.artifacts(search.store, search.id, keeping.WEIGHTS) and not paths[5].exists()
 
 
 def test_a_file_that_cannot_be_deleted_ends_no_search(tried: Callable, caplog) -> None:

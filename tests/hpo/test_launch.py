@@ -164,10 +164,13 @@ def test_a_known_study_with_another_meaning_is_refused_with_both_values_and_noth
     search = Search(opened(), known)
     search.register(3, identity(known, dealt_sides(known, resolution_of(known))))
     finish(search)
-    for name, value, says in (("steps", 5, "'steps' is 4 in the stored study but 5"), ("seed", 1, "in the stored study but"),
+    for name, value, says in (("steps", 5, "'steps' is 4 in the stored study but 5"), ("seed", 1, "'seed' is 0 in the stored study but 1"),
+                              ("train_images", 14, "'train_images' is 12 in the stored study but 14"), ("resolution", 32, "'resolution' is 64 in the stored study but 32"),
                               ("objectives", "kid,loss_gap", "['fd', 'copy_excess'] in the stored study but ['kid', 'loss_gap']")):
         assert says in refused(flags(settings(**{**known.to_json(), name: value})))
     assert states(known.study) == {"COMPLETE": 1}
+    aloud = settings(study=known.study, resolution=64)  # the model's own
+    assert not Search(opened(), aloud).register(3, identity(aloud, dealt_sides(aloud, 64))).created
 
 
 @pytest.mark.parametrize(("words", "says"), [(["--trials", "0"], "--trials 0: it must be at least 1"), (["--trails", "3"], "take --trials"),
@@ -196,7 +199,7 @@ def test_help_shows_every_setting_with_its_default() -> None:
 def test_a_launch_says_what_a_password_is_never(settings: Made) -> None:
     secret = settings(storage="postgresql://user:secret@host/db")
     lines = launch.closing(secret, None, None, launch.Found([], Path("a.png"), Path("a.html"), 0))
-    assert "secret" not in (said := "\n".join(lines)) and "--storage" in said and "postgresql://user:***@host/db" in said
+    assert "secret" not in (said := "\n".join(lines)) and "--storage" in said and "postgresql://user@host/db" in said
 
 
 def test_the_sql_line_is_good_for_any_name(settings: Made) -> None:

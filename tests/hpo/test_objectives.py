@@ -1,4 +1,4 @@
-"""Objectives: what may be asked for, dominance, the front, the hypervolume and the joint reward."""
+"""Objectives: what may be asked for, the hypervolume and the joint reward."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from hpo import objectives
 from hpo.errors import BadSetting
-from hpo.objectives import Objective, dominates, front, hypervolume, joint_reward, parse
+from hpo.objectives import Objective, hypervolume, joint_reward, parse
 from metrics.scores import SCORES
 
 
@@ -45,24 +45,6 @@ def test_every_score_has_an_objective_whose_orientation_makes_smaller_better() -
         assert (found.name, found.direction) == (name, score.direction)
         better, worse = (1.0, 2.0) if score.direction == "minimize" else (2.0, 1.0)
         assert found.oriented(better) < found.oriented(worse)
-
-
-def test_dominance_needs_one_better_and_none_worse() -> None:
-    assert dominates((1, 2), (1, 3)) and not dominates((1, 2), (1, 2)) and not dominates((0, 3), (1, 2)) and not dominates((1, 3), (1, 2))
-
-
-def test_the_front_keeps_equal_points_and_drops_dominated_ones() -> None:
-    assert front([(1, 3), (2, 2), (3, 1), (2, 2), (3, 3), (2, 3)]) == [0, 1, 2, 3]
-    assert front([]) == [] and front([(5, 5)]) == [0]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_the_front_is_what_the_definition_says_whatever_the_order(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    points = [tuple(point) for point in rng.integers(0, 6, (30, 3)).tolist()]
-    order = rng.permutation(len(points))
-    expected = {p for p in points if not any(all(a <= b for a, b in zip(q, p)) and q != p for q in points)}
-    assert {points[i] for i in front(points)} == expected == {points[order[i]] for i in front([points[j] for j in order])}
 
 
 def test_hypervolume_of_two_objectives_by_hand() -> None:

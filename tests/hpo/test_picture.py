@@ -32,8 +32,8 @@ def row(trial: int, q: float, m: float, method: str = "lora", on_front: bool = T
 def cloud(count: int) -> list[dict]:
     chance = random.Random(3)
     points = [(0.1 + 5 * (1 - t) ** 4 + chance.random() ** 3, 0.5 * t**2 + 0.3 * chance.random() ** 3) for t in (chance.random() for _ in range(count))]
-    front = set(objectives.front(points))
-    return [row(i, *point, method=chance.choice(list(METHODS)), on_front=i in front) for i, point in enumerate(points)]
+    front = {point for point in points if not any(q <= point[0] and m <= point[1] and (q, m) != point for q, m in points)}
+    return [row(i, *point, method=chance.choice(list(METHODS)), on_front=point in front) for i, point in enumerate(points)]
 
 
 @pytest.mark.parametrize("count", [1, 3, 20, 200])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 
 from hpo.identity import resolution_of
 from hpo.preparation import SPLITS, Dealt, dealt_sides
+from trainers.data import mimic
 
 
 def dealt_of(settings) -> Dealt:
@@ -34,6 +36,19 @@ def test_corrupt_pictures_are_skipped_counted_and_told(settings, spoilt):
     assert before.corrupt == 0 and after.corrupt == 1
     assert "1 corrupt picture was skipped" in after.warnings and after.content != before.content
     assert replace(after, corrupt=3).warnings[0] == "3 corrupt pictures were skipped"
+
+
+def test_a_report_that_changes_is_read_again_also_when_reports_are_unpacked(settings, spoilt):
+    with zipfile.ZipFile(spoilt / mimic.REPORTS) as reports:
+        reports.extractall(spoilt)
+    (spoilt / mimic.REPORTS).unlink()
+    own = settings(data=str(spoilt))
+    before = dealt_of(own)
+    first = before.pictures["train"][0]
+    (report,) = mimic.report_files(spoilt, [first])
+    report.write_text("IMPRESSION: Something else altogether.")
+    after = dealt_of(own)
+    assert after.pictures["train"][0].caption == "Something else altogether." and after.content != before.content
 
 
 def test_few_patients_are_warned_of(settings):

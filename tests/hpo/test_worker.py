@@ -67,7 +67,8 @@ def test_a_worker_runs_what_was_stored_and_leaves_it_alone(registered: Callable,
     assert (stored.steps, stored.objectives, stored.keep) == (4, "kid,loss_gap", "none") and os.path.isabs(stored.data) and os.path.samefile(stored.data, data)
     assert stored.out == os.path.abspath("out"), "a worker may be started in another folder"
     assert results.settings(search.store, search.id) == before
-    assert replace(stored_settings(search.store, search.settings.study), data=search.settings.data, out="out") == search.settings
+    assert stored.resolution == 64, "the model's own, said aloud"
+    assert replace(stored_settings(search.store, search.settings.study), data=search.settings.data, out="out", resolution=None) == search.settings
     known = results.references(search.store, search.id)
     assert known.m_base == pytest.approx(0, abs=1e-9) and known.q_base > known.q_real and set(known.scores) >= {"fd", "copy_excess"}
 
@@ -90,6 +91,15 @@ def test_what_is_wrong_is_one_line(words: list[str], says: str, url: str, capsys
     assert one_line_errors(lambda: module.main(words)) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and says in said and said.count("\n") == 1
+
+
+def test_a_folder_for_tensors_that_cannot_be_written_is_noticed_before_any_training(registered: Callable, url: str, tmp_path: Path) -> None:
+    search = registered(trials=1)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadSetting, match=f"--out {tmp_path / 'file'}: kept tensors cannot be written there"):
+        Worker(url, search.settings.study, paths={"out": str(tmp_path / "file")})
+    assert Worker(url, search.settings.study, paths={"out": str(tmp_path / "here")}).work() == 0
+    assert list((tmp_path / "here").rglob("*.safetensors")), "not where launch would have them"
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

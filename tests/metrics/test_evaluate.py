@@ -129,6 +129,9 @@ def test_the_floor_takes_as_many_real_pictures_as_are_generated(study):
     expected = fd(project(references.validate.features), project(references.twin.features[rows]))
     assert real_floor(dataclasses.replace(references, base=some))["fd"].value == expected
     assert real_floor(references)["fd"].value < expected
+    many = dataclasses.replace(references, base=dataclasses.replace(references.base, twin=Generated(np.ones((60, 16)), np.arange(60) % 48)))
+    both = np.concatenate([references.twin.features, references.train.features[:12]])
+    assert real_floor(many)["fd"].value == fd(project(references.validate.features), project(both))
 
 
 def test_a_model_and_a_base_with_other_captions_are_not_compared(study):

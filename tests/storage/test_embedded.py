@@ -61,12 +61,79 @@ def test_two_launches_at_once_share_one_server_that_outlives_them(home: Path) ->
     assert [launch.returncode for launch in launches] == [0, 0]
     (url,) = urls
     assert url == embedded.start(home)
-    assert _query(url, "SELECT current_database(), current_setting('max_connections')") == [("peft_pareto", "200")]
+    connections = str(cluster.connections(os.cpu_count()))
+    assert _query(url, "SELECT current_database(), current_setting('max_connections')") == [("peft_pareto", connections)]
     assert _query(url, "SHOW server_version")[0][0].startswith("18")
     assert embedded.stop(home) is True
     assert embedded.stop(home) is False
     with pytest.raises(psycopg2.OperationalError):
         _query(url, "SELECT 1")
+
+
+@pytest.mark.parametrize(("cores", "connections"), [(None, 200), (2, 200), (33, 200), (128, 768)])
+def test_many_cores_get_many_connections(cores: int | None, connections: int) -> None:
+    assert cluster.connections(cores) == connections
+
+
+def test_a_server_without_a_free_connection_is_left_alone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cluster.SETTINGS, "max_connections", "5")
+    url = embedded.start(home)
+    pid = _postmaster(home)
+    workers = []
+    with pytest.raises(psycopg2.OperationalError, match="too many clients"):
+        while len(workers) < 10:
+            workers.append(psycopg2.connect(url))
+    assert embedded.start(home) == url
+    assert _postmaster(home) == pid
+    for worker in workers:
+        worker.cursor().execute("SELECT 1")
+        worker.close()
+
+
+def test_roles_that_may_not_use_the_reserved_connections_are_no_dead_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cluster.SETTINGS, "max_connections", "5")
+    url = embedded.start(home)
+    _query(url, "CREATE ROLE plain LOGIN")
+    monkeypatch.setattr(cluster, "SUPERUSER", "plain")
+    workers = [psycopg2.connect(url) for _ in range(3)]
+    with pytest.raises(psycopg2.OperationalError, match="remaining connection slots"):
+        psycopg2.connect(embedded.url_of(home / "postgres"))
+    assert embedded._state(home / "postgres") == embedded.READY
+    for worker in workers:
+        worker.close()
+
+
+def test_a_server_that_recovers_is_waited_for_and_never_stopped(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of its processes was killed; another that stands still holds up the recovery, for the five seconds that PostgreSQL grants it."""
+    url = embedded.start(home)
+    monkeypatch.setattr(embedded, "READY_SECONDS", 1)
+    pid = _postmaster(home)
+    held = psycopg2.connect(url)
+    ((backend, still),) = _query(url, f"SELECT {held.info.backend_pid}, pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+    os.kill(still, signal.SIGSTOP)
+    os.kill(backend, signal.SIGKILL)
+    until = time.monotonic() + 10
+    while (state := embedded._state(home / "postgres")) != embedded.STARTING and time.monotonic() < until:
+        time.sleep(0.01)
+    assert state == embedded.STARTING
+    with monkeypatch.context() as impatient, pytest.raises(FolderUnusable, match="has been starting for 0 s: wait") as caught:
+        impatient.setattr(cluster, "START_SECONDS", 0)
+        embedded.start(home)
+    assert "\n" not in str(caught.value)
+    assert embedded.start(home) == url
+    assert _query(url, "SELECT 1") == [(1,)] and _postmaster(home) == pid
+
+
+def test_a_running_server_without_our_database_gets_one(home: Path) -> None:
+    """A former start was killed between the two."""
+    url = embedded.start(home)
+    pid = _postmaster(home)
+    connection = psycopg2.connect(url.replace("/peft_pareto?", "/postgres?"))
+    connection.autocommit = True
+    connection.cursor().execute("DROP DATABASE peft_pareto")
+    connection.close()
+    assert embedded.start(home) == url
+    assert _query(url, "SELECT 1") == [(1,)] and _postmaster(home) == pid
 
 
 def test_kill_9_loses_nothing_and_the_next_launch_recovers(lived_in: Path) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import multiprocessing
 import re
 import socket
+import socketserver
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -72,6 +77,56 @@ def test_unreachable_servers_are_one_line_without_the_password(server: str) -> N
             engine.connect(url)
         assert "\n" not in str(caught.value)
         assert "secret" not in str(caught.value)
+
+
+@contextlib.contextmanager
+def _listening(handler: type[socketserver.BaseRequestHandler]) -> Iterator[int]:
+    """The port of a server in a thread that does with each connection what the handler says."""
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as listener:
+        listener.daemon_threads = True
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        yield listener.server_address[1]
+        listener.shutdown()
+
+
+class _WebServer(http.server.BaseHTTPRequestHandler):
+    """As web servers do it, answers what is no HTTP with "400 Bad Request" at once."""
+
+    def handle(self) -> None:
+        self.raw_requestline = self.connection.recv(8) + b"\r\n"
+        self.parse_request()
+
+    def log_message(self, *said: object) -> None:
+        """Nothing on standard error."""
+
+
+def _saying(answer: bytes) -> type[socketserver.BaseRequestHandler]:
+    class Saying(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(8)
+            self.request.sendall(answer)
+
+    return Saying
+
+
+@pytest.mark.parametrize("mode", ["prefer", "require", "disable"])
+def test_a_web_server_is_no_postgresql_server(mode: str) -> None:
+    with _listening(_WebServer) as port, pytest.raises(StorageUnreachable, match="this is no PostgreSQL server") as caught:
+        engine.connect(f"postgresql://u:secret@127.0.0.1:{port}/d?sslmode={mode}")
+    assert "\n" not in str(caught.value) and "secret" not in str(caught.value) and "sslmode in the URL" not in str(caught.value)
+
+
+@pytest.mark.parametrize("answer", [b"N", b"S and no handshake"])
+def test_a_server_that_will_not_speak_ssl_is_said(answer: bytes) -> None:
+    with _listening(_saying(answer)) as port, pytest.raises(StorageUnreachable, match="change sslmode in the URL"):
+        engine.connect(f"postgresql://u@127.0.0.1:{port}/d?sslmode=require")
+
+
+def test_a_host_whose_name_has_ssl_in_it_is_not_about_ssl() -> None:
+    with pytest.raises(StorageUnreachable, match="no server answers there.*ssl-db"):
+        engine.connect("postgresql://u@/d?host=/no/such/ssl-db")
+    said = OSError('connection to server at "ssl-db" (10.0.0.1), port 5432 failed: timeout expired')
+    assert "no server answers there" in str(engine.unreachable("postgresql://u@ssl-db/d", said))
 
 
 def test_a_refused_password_is_told_from_an_absent_server(server: str, short_folder: Path) -> None:
@@ -151,6 +206,13 @@ def test_a_killed_process_lets_its_lock_go(server: str) -> None:
     with engine.advisory_lock(made, 77):
         pass
     made.dispose()
+
+
+def test_a_url_for_the_command_line_has_no_password_at_all() -> None:
+    assert engine.without_password("postgresql://u:p@w@h/d") == "postgresql://u@h/d"
+    assert engine.without_password("postgresql://h/d?user=u&password=p") == "postgresql://h/d?user=u"
+    assert engine.without_password("postgresql://h/d?password=p&user=u") == "postgresql://h/d?user=u"
+    assert engine.without_password("postgresql://h/d?password=p") == "postgresql://h/d"
 
 
 def test_hidden_never_shows_a_password() -> None:

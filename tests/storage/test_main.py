@@ -1,4 +1,4 @@
-"""`python -m storage` in a subprocess, as a user's shell runs it."""
+"""`python -m storage`, mostly in a subprocess, as a user's shell runs it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from storage import embedded
+from storage.__main__ import main
 from storage.embedded import HOME_VARIABLE
 
 
@@ -60,14 +61,27 @@ def test_psql_takes_a_storage_its_own_arguments_and_its_variables(run: Callable,
 def test_bad_input_is_one_line_and_status_2(run: Callable, arguments: tuple[str, ...], rule: str) -> None:
     answer = run(*arguments)
     assert answer.returncode == 2 and answer.stdout == ""
-    assert answer.stderr.count("\n") == 1 and "secret" not in answer.stderr
+    assert answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1 and "secret" not in answer.stderr
     assert any(one in answer.stderr for one in rule.split("|"))
 
 
-def test_unknown_commands_and_none_show_the_usage(run: Callable) -> None:
-    for arguments in ((), ("start",)):
-        answer = run(*arguments)
-        assert answer.returncode == 2 and "python -m storage url" in answer.stderr
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ((), "error: python -m storage needs a word: take url, psql or stop\n"),
+        (("sotp",), "error: 'sotp' is no command of python -m storage: take stop, psql or url\n"),
+        (("pslq",), "error: 'pslq' is no command of python -m storage: take psql, url or stop\n"),
+        (("url", "--no-such-flag"), "error: unrecognized arguments: --no-such-flag: see python -m storage --help\n"),
+    ],
+)
+def test_unknown_words_and_none_are_one_line(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], line: str) -> None:
+    assert main(list(arguments)) == 2
+    assert capsys.readouterr() == ("", line)
+
+
+def test_help_names_every_command(run: Callable) -> None:
+    answer = run("--help")
+    assert answer.returncode == 0 and all(f"python -m storage {word}" in answer.stdout for word in ("url", "psql", "stop"))
 
 
 def test_stop_ends_the_server(run: Callable) -> None:

@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel
+from transformers import CLIPModel, CLIPTextModel
 
 from trainers import base_model
-from trainers.base_model import MINIATURE, check_folder, content_hash, encode_captions, encode_pictures, load
+from trainers.base_model import MINIATURE, MINIATURE_ENCODER, check_folder, content_hash, encode_captions, encode_pictures, load
 from trainers.errors import BadModel
 
 WEIGHTS = {"unet": "diffusion_pytorch_model.safetensors", "vae": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors"}
+
+BUNDLED = (MINIATURE, MINIATURE_ENCODER)
+LARGEST_BUNDLE = 15_000_000  # bytes
 
 
 @pytest.fixture
@@ -107,14 +110,38 @@ def test_hash_sees_one_changed_weight(folder):
 
 
 def test_the_bundled_miniature_is_whole():
-    if not MINIATURE.is_dir():
-        pytest.skip("the bundled miniature is missing: make it with python -m trainers.miniature.pretrain")
     pipeline = load(MINIATURE)
     assert sum(p.numel() for p in pipeline.unet.parameters()) == 803_204
     assert pipeline.prediction_type == "v_prediction"
     assert encode_captions(MINIATURE, ["no acute cardiopulmonary process", ""]).shape == (2, 77, 64)
     # Without the prefix transformers 4 would start from random weights.
     assert all(name.startswith("text_model.") for name in load_file(MINIATURE / "text_encoder" / WEIGHTS["text_encoder"]))
+
+
+def test_plain_diffusers_generates_from_the_bundled_miniature():
+    pipeline = StableDiffusionPipeline.from_pretrained(MINIATURE)
+    pipeline.set_progress_bar_config(disable=True)
+    pictures = pipeline("small nodule in the left lung", num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0)).images
+    assert pictures.shape == (1, 64, 64, 3) and np.isfinite(pictures).all() and pictures.std() > 0
+
+
+def test_the_bundled_encoder_is_an_ordinary_clip():
+    clip, loading = CLIPModel.from_pretrained(MINIATURE_ENCODER, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    assert clip.config.vision_config.image_size == 64
+
+
+def test_bundled_weights_are_safetensors_in_half_precision():
+    suffixes = {file.suffix for folder in BUNDLED for file in folder.rglob("*") if file.is_file()}
+    assert suffixes == {".json", ".txt", ".safetensors"}
+    weights = [file for folder in BUNDLED for file in folder.rglob("*.safetensors")]
+    assert len(weights) == 4
+    for file in weights:
+        assert {tensor.dtype for tensor in load_file(file).values()} == {torch.float16}, file
+
+
+def test_the_bundle_is_small_enough_for_a_repository():
+    assert sum(file.stat().st_size for folder in BUNDLED for file in folder.rglob("*") if file.is_file()) <= LARGEST_BUNDLE
 
 
 # What is refused -----------------------------------------------------------------------------------------------------

@@ -77,6 +77,12 @@ def scan(root: Path, views: Sequence[str] = FRONTAL) -> Scan:
     return scan
 
 
+def report_files(root: Path, pictures: Iterable[Picture]) -> list[Path]:
+    """The text files that these pictures' captions were read from; none where the reports are in a zip."""
+    with _open_reports(root) as texts:
+        return [texts.file(f"files/p{each.patient[:2]}/p{each.patient}/s{each.study}.txt") for each in pictures] if isinstance(texts, _UnpackedReports) else []
+
+
 def _with_captions(root: Path, found: dict[str, tuple[str, str, str, str]], other_views: int) -> Scan:
     pictures, without_caption, without_report = [], 0, 0
     captions: dict[str, str | None] = {}
@@ -199,6 +205,9 @@ class _ZippedReports:
 class _UnpackedReports:
     def __init__(self, root: Path):
         self._root = root
+
+    def file(self, name: str) -> Path:
+        return self._root / name
 
     def read(self, name: str) -> str | None:
         try:

@@ -22,7 +22,13 @@ class LoraSubset(Subset):
         unet.requires_grad_(False)
         exact = "|".join(re.escape(module) for module in modules)
         config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=0.0, target_modules=rf"^(?:{exact})$", init_lora_weights=True)
-        self.adapter = LoraModel(unet, config, ADAPTER)
+        layers = dict(unet.named_modules())
+        try:
+            self.adapter = LoraModel(unet, config, ADAPTER)
+        except BaseException:  # out of memory half-way: what is wrapped already is put back
+            for module in modules:
+                unet.set_submodule(module, layers[module])
+            raise
         self.parameters = {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
         unwanted = [name for name in self.parameters if ".lora_" not in name]
         if unwanted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpo.engines.ray import Ray, shares_of
+from hpo.engines.ray import Ray, check_reachable_store, shares_of
 from hpo.errors import BadSetting
 from hpo.settings import Settings
 
@@ -41,6 +41,13 @@ def test_what_could_never_start_is_refused(settings: Settings, has: dict, says: 
 def test_an_address_of_another_form_is_refused(address: str) -> None:
     with pytest.raises(BadSetting, match="address of its head"):
         Ray().check(Settings(ray_address=address))
+
+
+def test_the_embedded_server_is_of_no_use_to_other_machines() -> None:
+    with pytest.raises(BadSetting, match="--ray-address 10.0.0.1:6379: other machines cannot reach the embedded server, give --storage"):
+        check_reachable_store(Settings(engine="ray", ray_address="10.0.0.1:6379"))
+    for known in (Settings(), Settings(ray_address="auto"), Settings(ray_address="127.0.0.1:6379"), Settings(ray_address="10.0.0.1:1", storage="postgresql://h/d")):
+        check_reachable_store(known)
 
 
 def test_an_address_without_a_cluster_is_one_line_and_soon() -> None:

@@ -53,6 +53,23 @@ def test_a_layer_computes_w_plus_ba(unet, units):
         torch.testing.assert_close(layer(x), x @ (layer.base_layer.weight + b @ a).T)
 
 
+def test_what_was_wrapped_is_put_back_when_there_is_no_memory_for_the_rest(unet, units, monkeypatch):
+    from peft.tuners.lora.layer import Linear
+
+    before, layers, wrap, wrapped = unet.state_dict(), dict(unet.named_modules()), Linear.__init__, []
+
+    def scarce(self, *given, **named):
+        if len(wrapped) == 3:
+            raise torch.OutOfMemoryError("no memory")
+        wrapped.append(self)
+        wrap(self, *given, **named)
+
+    monkeypatch.setattr(Linear, "__init__", scarce)
+    with pytest.raises(torch.OutOfMemoryError):
+        LORA.apply(unet, units, candidate())
+    assert len(wrapped) == 3 and dict(unet.named_modules()) == layers and list(unet.state_dict()) == list(before)
+
+
 def test_only_the_layers_of_the_selection_are_adapted(unet, units):
     subset = LORA.apply(unet, units, candidate(regions=("up",)))
     assert subset.parameters and all(name.startswith("up_blocks.") and ".attn2." in name for name in subset.parameters)
