@@ -69,10 +69,11 @@ def copy_rate(train: CopySide, twin: CopySide, exchanges: int = EXCHANGES, seed:
     """Share of pictures nearer to train than all but 1 % are to twin, minus the mirrored share; -1..1.
 
     All pictures of both sides count, whichever caption called them up: positive = that share are copies. Read it by
-    its upper bound, since "not significant" is not "safe". The interval is value ± 1.96 standard deviations of the
-    null, which exchanges whole patients at random between the two reference sets, with the pictures as they are.
-    So it is a test's interval: with many copies both halves of an exchange hold some, the null narrows, and the
-    interval covers the expected rate in .73 to .80 of draws (tests/metrics/test_copying.py). Blind to copies that are
+    its upper bound, since "not significant" is not "safe". The interval is value ± 1.96 standard deviations, the larger
+    of two: that of the null, which exchanges whole patients at random between the two reference sets, with the
+    pictures as they are; and that of the value over the patients whose captions called the pictures up. With many
+    copies the null narrows, since both halves of an exchange hold some, and would cover the expected rate in .73 to
+    .80 of draws only; the larger covers it in .95 or more (tests/metrics/test_copying.py). Blind to copies that are
     no nearer than the nearest 1 % would be anyway. The value needs no random numbers.
 
     Raises:
@@ -86,12 +87,15 @@ def copy_rate(train: CopySide, twin: CopySide, exchanges: int = EXCHANGES, seed:
     nearest = _nearest_by_patient(_distances(generated, references), row, len(names))
     in_train = np.isin(names, np.asarray(train.patients))
     to_train, to_twin = nearest[:, in_train].min(axis=1), nearest[:, ~in_train].min(axis=1)
-    value = float(_rates(to_train[:, None], to_twin[:, None])[0])
+    difference = _differences(to_train[:, None], to_twin[:, None])[:, 0]
+    value = float(difference.mean())
     dealt = deal_patients(np.bincount(row), exchanges, seed)
     # The null is symmetric about 0 by construction (every deal is as likely as its mirror), so its mean is known.
     chunks = np.array_split(dealt, 1 + exchanges * len(generated) // LARGEST_CHUNK, axis=1)
     null = np.concatenate([_rates(*_nearest_dealt(nearest, chunk)) for chunk in chunks])
-    half = NORMAL_975 * float(np.sqrt(np.mean(null**2)))
+    called = sum(_variance_of_sum(part, np.asarray(side.patients)[side.own])
+                 for part, side in zip(np.split(difference, [len(train.generated)]), (train, twin))) / len(generated) ** 2
+    half = NORMAL_975 * float(np.sqrt(max(np.mean(null**2), called)))
     return Estimate(value, value - half, value + half)
 
 
@@ -125,13 +129,24 @@ def _own_nearness(
     return -centred[train_rows, own[0]], -centred[twin_rows, len(train) + own[1]]
 
 
+def _variance_of_sum(values: np.ndarray, patients: np.ndarray) -> float:
+    """Variance of the sum of values (n,) whose patients (n,) were drawn at random."""
+    _, row = np.unique(patients, return_inverse=True)
+    return float(np.sum(np.bincount(row, weights=values - values.mean()) ** 2))
+
+
 def _rates(to_train: np.ndarray, to_twin: np.ndarray) -> np.ndarray:
     """Nearest distances (G, B) to both sides -> (B,) differences of shares."""
+    return _differences(to_train, to_twin).mean(axis=0)
+
+
+def _differences(to_train: np.ndarray, to_twin: np.ndarray) -> np.ndarray:
+    """Nearest distances (G, B) to both sides -> (G, B): 1 where a picture is extremely near to train, -1 to twin, 0 to neither or both."""
     # Sorted from 0, this distance has at most 1 % of the pictures before it.
     allowed = int(EXTREME * len(to_train))
     train_limit = np.partition(to_train, allowed, axis=0)[allowed]
     twin_limit = np.partition(to_twin, allowed, axis=0)[allowed]
-    return (to_train < twin_limit).mean(axis=0) - (to_twin < train_limit).mean(axis=0)
+    return (to_train < twin_limit).astype(float) - (to_twin < train_limit)
 
 
 def _nearest_by_patient(distances: np.ndarray, row: np.ndarray, patients: int) -> np.ndarray:
