@@ -1,7 +1,9 @@
-"""Captioned pictures that are not chests: plates with wavy rims, soft ellipses, curved stripes, thin curves and markers.
+"""Captioned pictures that are not chests: symmetric figures with names, plates with wavy rims, soft ellipses, curved stripes,
+thin curves and markers.
 
 The miniature is pre-trained on these alone. They share with radiographs only what an auto-encoder needs (soft edges, fine
-curves, grey levels) and the words of position, size and degree; no anatomy is drawn here.
+curves, grey levels) and the words of position, size and degree; no anatomy is drawn here. The figures are there because a
+base that has only seen things at random places cannot be taught an order by a few of its parameters.
 """
 
 from __future__ import annotations
@@ -14,12 +16,16 @@ import numpy as np
 
 SIZE = 64  # pixels a side
 CURVE_POINTS = 20  # samples along a thin curve; neighbours are then less than three pixels apart
-PLATES, ELLIPSES, STRIPES, CURVES, MARKERS = 8, 6, 2, 3, 2  # most shapes of a kind in one picture
+PLATES, ELLIPSES, STRIPES, CURVES, MARKERS = 10, 6, 2, 3, 2  # most shapes of a kind in one picture
 GREY_SHARE = 0.7  # radiographs are grey; colour keeps the three channels of the auto-encoder from collapsing
 
 COLOURS = {"red": (1, 0.25, 0.2), "green": (0.3, 0.9, 0.3), "blue": (0.25, 0.4, 1), "yellow": (1, 0.9, 0.3)}
 ROWS, COLUMNS = ("upper", "mid", "lower"), ("left", "middle", "right")
 GROUNDS = ("black", "dark", "grey", "light")
+FIGURE_SHARE = 0.75  # of the pictures: whole things in their usual order, which a name calls up, as in most photographs
+FIGURES = ("vase", "mask", "leaf", "butterfly", "bottle", "lantern", "shield", "beetle", "cup", "bell", "owl", "fish", "pear", "kettle", "tent", "crown",
+           "violin", "anchor", "moth", "urn", "helmet", "tulip", "acorn", "lyre", "castle", "robot", "jug", "pine", "crab", "turtle", "shell", "clock", "lamp", "drum",
+           "harp", "frog", "rabbit", "cactus", "tower", "boat", "kite", "apple", "candle", "goblet", "spider", "orchid")
 
 
 def words() -> tuple[str, ...]:
@@ -67,9 +73,12 @@ def compose(rng: np.random.Generator, vocabulary: tuple[str, ...]) -> Scene:
         colour = rng.choice(list(COLOURS))
         scene.tint = COLOURS[colour]
         scene.phrases.append(str(colour))
-    for _ in range(rng.integers(1, 5)):
-        add_plate(scene, rng)
-    for _ in range(rng.integers(0, 3)):
+    figure = rng.random() < FIGURE_SHARE
+    if figure:
+        add_figure(scene, rng)
+    for _ in range(rng.integers(0, 2) if figure else rng.integers(1, 5)):
+        add_plate(scene, rng, largest=0.15 if figure else 0.6)
+    for _ in range(rng.integers(0, 2 if figure else 3)):
         x, y = rng.uniform(0.05, 0.95, 2)
         rx, ry = np.exp(rng.uniform(np.log(0.03), np.log(0.35), 2))
         delta = rng.choice([-1, 1]) * rng.uniform(0.06, 0.5)
@@ -103,10 +112,50 @@ def size_of(rx: float, ry: float) -> str:
     return ("small", "moderate", "large")[min(int(np.sqrt(rx * ry) / 0.1), 2)]
 
 
-def add_plate(scene: Scene, rng: np.random.Generator) -> None:
+def prototype(name: str) -> tuple[float, np.ndarray]:
+    """Ground level and plates of the figure that `name` stands for, the same in every picture: a body in the middle and up to
+    three mirrored pairs of parts, of a form and grey that come from the name's hash."""
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
+
+    def part(x, y, rx, ry, level):
+        return (x, y, rx, ry, 0.0, rng.uniform(1.7, 4), rng.uniform(1, 4), level, 0.0, rng.normal(0, 0.08),
+                rng.normal(0, 0.12), 0.0, rng.normal(0, 0.07), np.pi / 2)
+
+    ground, body = rng.permutation([rng.uniform(0.03, 0.4), rng.uniform(0.5, 0.9)])
+    plates = [part(0.5, rng.uniform(0.45, 0.6), rng.uniform(0.25, 0.48), rng.uniform(0.28, 0.5), body)]
+    for _ in range(rng.integers(1, 4)):
+        x, y, rx, ry = rng.uniform(0.12, 0.4), rng.uniform(0.15, 0.85), *np.exp(rng.uniform(np.log(0.06), np.log(0.2), 2))
+        left = part(x, y, rx, ry, rng.uniform(0.05, 0.95))
+        plates += [left, (1 - x, *left[1:])]
+    if rng.random() < 0.5:
+        plates.append(part(0.5, rng.uniform(0.2, 0.8), rng.uniform(0.03, 0.15), rng.uniform(0.06, 0.4), rng.uniform(0.05, 0.95)))
+    return float(ground), np.array(plates)
+
+
+def add_figure(scene: Scene, rng: np.random.Generator) -> None:
+    """A figure that no two pictures have alike: moved, scaled and with its parts varied; over a ground of its own."""
+    name = str(rng.choice(FIGURES))
+    ground, plates = prototype(name)
+    plates = plates.copy()
+    level = float(np.clip(ground + rng.normal(0, 0.06), 0.02, 0.85))
+    scene.ground = (level, *rng.normal(0, 0.05, 2), rng.choice([0.0, rng.uniform(0.02, 0.1)]))
+    scene.phrases[0] = f"{GROUNDS[min(int(level / 0.85 * 4), 3)]} ground"
+    count = len(plates)
+    plates[:, :2] += rng.normal(0, 0.025, 2) + rng.normal(0, 0.015, (count, 2))
+    plates[:, 2:4] *= np.exp(rng.normal(0, 0.08) + rng.normal(0, 0.1, (count, 2)))
+    plates[:, 4] += rng.normal(0, 0.04) + rng.normal(0, 0.05, count)
+    plates[:, 7] = np.clip(plates[:, 7] + rng.normal(0, 0.05) + rng.normal(0, 0.05, count), 0, 1)
+    plates[:, 8] += rng.normal(0, 0.05, count)
+    plates[:, 10] += rng.normal(0, 0.05, count)
+    plates[:, 12] += rng.normal(0, 0.04, count)
+    scene.plates += [tuple(plate) for plate in plates]
+    scene.phrases.append(name)
+
+
+def add_plate(scene: Scene, rng: np.random.Generator, largest: float = 0.6) -> None:
     """A shape that hides what is under it, from ellipse to rounded box, with a wavy rim and a slope of grey; some come in mirrored pairs."""
     x, y = rng.uniform(-0.05, 1.05, 2)
-    rx, ry = np.exp(rng.uniform(np.log(0.07), np.log(0.6), 2))
+    rx, ry = np.exp(rng.uniform(np.log(0.07), np.log(largest), 2))
     angle, power = rng.choice([0.0, rng.normal(0, 0.3), rng.uniform(0, np.pi)]), rng.uniform(1.6, 5)
     edge = rng.choice([rng.uniform(0.7, 1.6), rng.uniform(1, 8)])  # pixels
     level, slopes = rng.uniform(0, 1), rng.normal(0, 0.12, 2)

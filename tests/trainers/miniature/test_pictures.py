@@ -16,6 +16,8 @@ from trainers.miniature.pictures import (
     COLOURS,
     CURVES,
     ELLIPSES,
+    FIGURE_SHARE,
+    FIGURES,
     GREY_SHARE,
     MARKERS,
     PLATES,
@@ -26,6 +28,7 @@ from trainers.miniature.pictures import (
     draw,
     named_ellipse,
     place,
+    prototype,
     render,
     words,
 )
@@ -71,12 +74,14 @@ def test_captions_name_as_many_shapes_as_are_drawn(scenes):
             found = [kind for noun, kind in NOUNS.items() if re.search(rf"\b{noun}\b", phrase) and " " in phrase]
             if found:
                 named[found[0]] += 1
-        vocabulary_words = [phrase for phrase in scene.phrases[1:] if " " not in phrase and phrase not in COLOURS]
+        figures = [phrase for phrase in scene.phrases[1:] if phrase in FIGURES]
+        vocabulary_words = [phrase for phrase in scene.phrases[1:] if " " not in phrase and phrase not in COLOURS and phrase not in FIGURES]
         assert named["ellipses"] + len(vocabulary_words) == len(scene.ellipses)
         assert set(vocabulary_words) <= set(words())
         for kind in ("stripes", "curves", "markers"):
             assert named[kind] == len(getattr(scene, kind)), scene.caption
-        assert named["plates"] <= len(scene.plates) <= 2 * named["plates"]  # a mirrored pair is one phrase
+        of_figures = sum(len(prototype(name)[1]) for name in figures)
+        assert named["plates"] <= len(scene.plates) - of_figures <= 2 * named["plates"]  # a mirrored pair is one phrase
 
 
 def test_no_shape_that_a_caption_names_is_left_out(scenes):
@@ -120,6 +125,26 @@ def test_each_kind_of_shape_changes_the_picture_and_none_does_not(kind, shape):
     empty = (0.4, 0.0, 0.0, 0.0)
     assert np.ptp(grey(Scene(empty))) == 0
     assert np.abs(grey(Scene(empty, **{kind: [shape]})) - grey(Scene(empty))).max() > 20
+
+
+def test_a_figure_is_symmetric_known_by_its_name_and_never_the_same_twice():
+    assert len({prototype(name)[1].tobytes() for name in FIGURES}) == len(FIGURES) == len(set(FIGURES)) and set(FIGURES).isdisjoint(words())
+    for name in FIGURES:
+        ground, plates = prototype(name)
+        picture = grey(Scene((ground, 0.0, 0.0, 0.0), plates=[tuple(plate) for plate in plates]))
+        assert np.abs(picture - picture[:, ::-1]).mean() < 6 and np.ptp(picture) > 30, name
+        assert len(plates) <= PLATES - 2, "room for a plate and its mirror image"
+
+
+def test_a_figure_is_nearer_to_its_own_name_s_pictures_than_to_others(scenes):
+    """Also under all that lies over it: what a name calls up can be learned."""
+    shown = [(name, scene) for scene in scenes for name in scene.phrases if name in FIGURES]
+    assert len(shown) / len(scenes) == pytest.approx(FIGURE_SHARE, abs=0.05)
+    plain = {name: grey(Scene((prototype(name)[0], 0.0, 0.0, 0.0), plates=[tuple(plate) for plate in prototype(name)[1]])) for name in FIGURES}
+    bare = [(name, grey(Scene(scene.ground, plates=scene.plates))) for name, scene in shown[:300]]
+    assert len({picture.tobytes() for _, picture in bare}) == len(bare)
+    nearest = [min(FIGURES, key=lambda other: np.abs(picture - plain[other]).mean()) for _, picture in bare]
+    assert np.mean([found == name for found, (name, _) in zip(nearest, bare)]) > 0.5
 
 
 def test_each_word_has_one_ellipse_of_its_own():
