@@ -78,9 +78,9 @@ def main() -> None:
                      f"{np.mean([excess.value for excess in excesses]):.2f} ({z:.1f})", f"{their_copying}",
                      f"{np.mean([own_is_nearest(inner, measured) for measured in runs]):.0%}"])
         print(rows[-1], flush=True)
-    head = (f"Made by `python -m benchmarks.miniature{'' if given.data is None else ' --data DIR'}`. The auto-encoder, which has seen no chest, gives "
+    head = (f"Made by `python -m benchmarks.miniature{'' if given.data is None else ' --data DIR'}{'' if given.seeds == 3 else f' --seeds {given.seeds}'}`. The auto-encoder, which has seen no chest, gives "
             f"{decibels(inner, 'train'):.1f} dB on train and {decibels(inner, 'validate'):.1f} dB on validate; `fd` after it alone is {auto_encoder_fd(inner):.2f}, "
-            f"of real pictures {floor:.2f}. {SETTINGS.train_images} pictures, {SETTINGS.generated} generated a side, guidance {SETTINGS.guidance_scale:g}, means of {given.seeds} trainings. "
+            f"of real pictures {floor:.2f}. {SETTINGS.train_images} pictures, {SETTINGS.generated} generated a side, guidance {SETTINGS.guidance_scale:g}, {given.seeds} training{'s' if given.seeds > 1 else ''} a row. "
             "What was asked was measured on other phantoms, whose grey levels vary less, and `fd` goes with the square of grey levels: compare it as a "
             "multiple of the floor, which is the `fd` of real pictures.")
     text = head + "\n\n" + table(["trainable, learning rate", "parameters", "steps", "s", "`fd`", "`fd` / floor", "asked", "`copy_excess` (z)", "asked",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -15,6 +16,8 @@ HOME = Path(tempfile.mkdtemp(prefix="pp-home-"))
 os.environ["PEFT_PARETO_HOME"] = str(HOME)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A shell ignores Ctrl-C in what it runs in the background, and a process that ignores it hands that down to all it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).parent.parent
 seconds: dict[str, float] = defaultdict(float)
