@@ -12,13 +12,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.documents import DOCS, table, write_part
 from benchmarks.effect_runs import CONTROL_DRAWS, METHODS, SEEDS, Run, settings_of, steps_of, unpacked
+from benchmarks.summaries import seed_noise, signal_to_noise
 from hpo import home
 from hpo.inner_loop import InnerLoop, pick_device
 from hpo.settings import Settings
@@ -46,13 +47,17 @@ class Effect:
     measured: dict[tuple[str, int, int], Measured]  # (method, seed, steps)
     pictures: dict[tuple[str, int], np.ndarray]  # (method, steps) of seed 0
     controls: dict[int, Scores]
+    scored: dict[tuple[str, int, int], Scores] = field(default_factory=dict, repr=False)  # each is asked for by several tables
 
     @property
     def steps(self) -> tuple[int, ...]:
         return steps_of(self.settings, Run("full", 0))
 
     def scores(self, method: str, seed: int, steps: int) -> Scores:
-        return evaluate(self.references, self.measured[method, seed, steps])
+        run = method, seed, steps
+        if run not in self.scored:
+            self.scored[run] = evaluate(self.references, self.measured[run])
+        return self.scored[run]
 
     def paired(self, score: str, method: str, other: str, seed: int | None, steps: int) -> Estimate:
         """Difference of two methods on the same patients and noise; seed None pools the seeds (losses are averaged)."""
@@ -151,15 +156,14 @@ def equal_quality(effect: Effect) -> str:
     return table(["`fd` at most", *METHODS], rows)
 
 
-def signal_to_noise(effect: Effect) -> str:
-    """Range of the methods' means over the pooled deviation between seeds of one method, at the default steps."""
+def scores_table(effect: Effect) -> str:
+    """Signal to noise of every score at the default steps."""
     rows = []
     for name in SCORES:
         values = np.array([[effect.scores(method, seed, effect.settings.steps)[name].value for seed in SEEDS] for method in METHODS])
-        noise = np.sqrt(values.var(1, ddof=1).mean())
-        means = values.mean(1)
-        rows.append([f"`{name}`", SCORES[name].kind, f"{np.ptp(means) / noise:.1f}" if noise else "–",
-                     *(f"{value:.3g}" for value in means), f"{noise:.2g}"])
+        noise = seed_noise(values)
+        rows.append([f"`{name}`", SCORES[name].kind, f"{signal_to_noise(values):.1f}" if noise else "–",
+                     *(f"{value:.3g}" for value in values.mean(1)), f"{noise:.2g}"])
     return table(["score", "kind", "signal / noise", *METHODS, "deviation between seeds"], rows)
 
 
@@ -222,7 +226,7 @@ def report(effect: Effect, title: str, part: str, command: str, with_grid: bool)
         ("At each number of steps (mean over three seeds, smallest … largest)", lambda: paths_table(effect)),
         ("At equal quality: the least `copy_excess` with which a method reaches an `fd`", lambda: equal_quality(effect)),
         ("Controls: full fine-tuning on the second twin, scored as if on train", lambda: controls_table(effect)),
-        ("Which scores tell methods apart", lambda: signal_to_noise(effect))]
+        ("Which scores tell methods apart", lambda: scores_table(effect))]
     body = [f"## {title}", f"Made by `{command}`. {effect.settings.train_images} pictures of {patients} patients a side, "
             f"{effect.settings.generated} generated a side, {effect.settings.steps} steps by default.",
             f"![paths](effect-{part}.png)", *([f"![generated pictures](grid-{part}.png)"] if with_grid else []), "### Expected", text]

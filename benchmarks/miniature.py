@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from benchmarks.documents import table, write_part
+from benchmarks.summaries import z
 from hpo.inner_loop import InnerLoop
 from hpo.settings import Settings
 from hpo.spaces.reference import reference_candidate
 from metrics.evaluate import evaluate
 from metrics.frechet import fd
-from metrics.patients import NORMAL_975
 from trainers.sampling import decode
 
 # (row, method, regions, steps, `fd` and `copy_excess` that were measured with 13 minutes of pre-training)
@@ -72,10 +72,10 @@ def main() -> None:
         seconds = (time.monotonic() - started) / given.seeds
         scores = [evaluate(inner.references, measured) for measured in runs]
         distances, excesses = [each["fd"].value for each in scores], [each["copy_excess"] for each in scores]
-        z = np.mean([excess.value / ((excess.high - excess.low) / 2 / NORMAL_975) for excess in excesses])
+        mean_z = np.mean([z(excess) for excess in excesses])
         rows.append([f"{row}, {candidate.learning_rate:g}", f"{method_count(inner, candidate):,}", str(steps), f"{seconds:.0f}",
                      f"{np.mean(distances):.2f} ({min(distances):.2f} … {max(distances):.2f})", f"{np.mean(distances) / floor:.1f}", f"{their_fd / FLOOR:.1f}",
-                     f"{np.mean([excess.value for excess in excesses]):.2f} ({z:.1f})", f"{their_copying}",
+                     f"{np.mean([excess.value for excess in excesses]):.2f} ({mean_z:.1f})", f"{their_copying}",
                      f"{np.mean([own_is_nearest(inner, measured) for measured in runs]):.0%}"])
         print(rows[-1], flush=True)
     head = (f"Made by `python -m benchmarks.miniature{'' if given.data is None else ' --data DIR'}{'' if given.seeds == 3 else f' --seeds {given.seeds}'}`. The auto-encoder, which has seen no chest, gives "

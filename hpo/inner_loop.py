@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,9 +134,9 @@ class InnerLoop:
                                   batch_size=settings.batch_size, precision=settings.precision)
         return latents.flatten(1).cpu().numpy(), sampling.decode(self.pipeline.vae, latents, settings.batch_size)
 
-    def losses(self, side: str) -> np.ndarray:
+    def losses(self, side: str, draws: int = denoising.DRAWS, span: tuple[float, float] = LOSS_SPAN) -> np.ndarray:
         return denoising.losses(self.pipeline.unet, self.scheduler, self.examples[side], seed_of(self.settings.seed, LOSS_STREAM, side == "twin"),
-                                span=LOSS_SPAN, batch_size=self.settings.batch_size, precision=self.settings.precision)
+                                draws=draws, span=span, batch_size=self.settings.batch_size, precision=self.settings.precision)
 
     def base_scores(self) -> Scores:
         """The untouched base as a point: its copy_excess and loss_gap are 0 by construction."""
@@ -196,21 +197,24 @@ class InnerLoop:
     def plan(self, candidate: Candidate, seed: int) -> Plan:
         return Plan(candidate.steps, candidate.learning_rate, self.settings.batch_size, seed, precision=self.settings.precision)
 
-    def path(self, candidate: Candidate, number: int, at: tuple[int, ...], side: str = "train") -> dict[int, tuple[Measured, np.ndarray]]:
+    def path(self, candidate: Candidate, number: int, at: tuple[int, ...], side: str = "train",
+             measure: Callable[[], Any] | None = None) -> dict[int, Any]:
         """One training of max(at) steps, measured at several numbers of steps: what each shorter training would have been.
 
-        That holds because the learning rate does not depend on the steps to come. Gives, by steps, what was measured and
-        the pixels made from twin captions. `side` is learned from; measured is always train against twin.
+        That holds because the learning rate does not depend on the steps to come. Gives, by steps, what `measure` gives
+        there: by default what was measured and the pixels made from twin captions, as `self.measure`. `side` is learned
+        from; measured is always train against twin.
         """
+        measure = measure or self.measure
         seed = seed_of(self.settings.seed, TRAINING_STREAM, number)
         longest = replace(candidate, steps=max(at))
         subset = self.apply(longest, seed)
-        found: dict[int, tuple[Measured, np.ndarray]] = {}
+        found: dict[int, Any] = {}
 
         def on_step(step: int) -> None:
             if step in at:
                 self.pipeline.unet.eval()
-                found[step] = self.measure()
+                found[step] = measure()
                 self.pipeline.unet.train()
 
         try:

@@ -94,12 +94,13 @@ def folder_fingerprint(root: Path) -> str:
 
 def deal(settings: Settings, resolution: int) -> dict[str, np.ndarray]:
     """Sides and validate pictures, freshly read: pixels by split, and `pictures` as the bytes of their JSON."""
-    found = mimic.read(data_root(settings))
+    root = data_root(settings)
+    found = mimic.read(root)
     dealt = sides.deal(found, settings.train_images, settings.seed, resolution)
     validate = sides.validate_pictures(found, sides.VALIDATE_LIMIT, settings.seed, resolution, dealt)
     listed = {**dealt.sides.to_json(), "validate": [picture.to_json() for picture in validate.pictures]}
     listed["corrupt"] = len(dealt.corrupt) + len(validate.corrupt)
-    listed["stamps"] = stamps_of(data_root(settings), listed)
+    listed["stamps"] = stamps_of(root, listed)
     return {**dealt.pixels, "validate": validate.pixels, "pictures": np.frombuffer(json.dumps(listed).encode(), np.uint8)}
 
 

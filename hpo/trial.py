@@ -42,18 +42,14 @@ def run_trial(search: Search, inner: InnerLoop, asked: Asked) -> str:
         log.warning("trial %d was lost: %s", asked.number, error)
         outcome = "lost"
     except (Stopped, KeyboardInterrupt):
-        keeping.discard(kept)
-        release(search, asked)
+        release(search, asked, kept)
         raise
     except StorageError:
         raise  # nobody knows whether the trial was told, so its tensors stay until `tidy`
-    except OSError as error:
-        if error.errno in DISK_TROUBLE:
-            keeping.discard(kept)
-            release(search, asked)
-            raise DiskTrouble(error) from error
-        outcome = fail(search, asked, error)
     except Exception as error:  # whatever a trial raises is stored with it, and the search goes on
+        if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
+            release(search, asked, kept)
+            raise DiskTrouble(error) from error
         outcome = fail(search, asked, error)
     if outcome != "finished":
         keeping.drop(search, kept)
@@ -107,8 +103,10 @@ def fail(search: Search, asked: Asked, error: Exception) -> str:
     return "failed"
 
 
-def release(search: Search, asked: Asked) -> None:
+def release(search: Search, asked: Asked, kept: Path | None = None) -> None:
+    """Give a trial back, without the tensors that it may have left."""
     try:
+        keeping.drop(search, kept)
         search.release(asked)
     except StorageError as error:  # then the lease runs out, which does the same
         log.warning("trial %d was not given back: %s", asked.number, error)

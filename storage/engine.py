@@ -81,15 +81,19 @@ class Connection(psycopg2.extensions.connection):
         self.commit()
 
 
+#: The user of a URL, before a password, however malformed the rest is.
+USER = re.compile(r"(://[^:@/?]*):.*@")
+
+
 def hidden(url: str) -> str:
     """The URL fit to be shown: without its password, however malformed it is."""
-    shown = re.sub(r"(://[^:@/?]*):.*@", r"\1:***@", url)
+    shown = USER.sub(r"\1:***@", url)
     return re.sub(r"([?&](?:password|sslpassword)=)[^&]*", r"\1***", shown)
 
 
 def without_password(url: str) -> str:
     """The URL as it may stand in a command line: the password then comes from PGPASSWORD or ~/.pgpass."""
-    shown = re.sub(r"(://[^:@/?]*):.*@", r"\1@", url)
+    shown = USER.sub(r"\1@", url)
     return re.sub(r"(?<=[?&])(?:password|sslpassword)=[^&]*&?", "", shown).rstrip("?&")
 
 

@@ -55,8 +55,9 @@ def content_hash(spec: str | Path) -> str:
 
     if str(spec) == PIXELS:
         return PixelEncoder().content_hash
-    check_folder(_folder(spec))
-    return folder_hash(_folder(spec))
+    folder = _folder(spec)
+    check_folder(folder)
+    return folder_hash(folder)
 
 
 def _folder(spec: str | Path) -> Path:

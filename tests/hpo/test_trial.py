@@ -104,6 +104,7 @@ def test_a_stopped_trial_is_given_back(search: Search, inner: InnerLoop, query: 
         run_trial(search, inner, asked)
     assert outcome(search, query, 0) == ("FAIL", "released", "the worker was stopped")
     assert search.ask().candidate == asked.candidate and not keeping.path_for(search, asked).exists()
+    assert not results.artifacts(search.store, search.id, keeping.WEIGHTS), "nor is there said to be a file"
 
 
 def run_out(query: Callable, asked: Asked) -> None:

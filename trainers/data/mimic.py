@@ -78,9 +78,19 @@ def scan(root: Path, views: Sequence[str] = FRONTAL) -> Scan:
 
 
 def report_files(root: Path, pictures: Iterable[Picture]) -> list[Path]:
-    """The text files that these pictures' captions were read from; none where the reports are in a zip."""
-    with _open_reports(root) as texts:
-        return [texts.file(f"files/p{each.patient[:2]}/p{each.patient}/s{each.study}.txt") for each in pictures] if isinstance(texts, _UnpackedReports) else []
+    """The text files that these pictures' captions were read from; none where the reports are in a zip, which is not opened.
+
+    BadData where there are no reports at all.
+    """
+    if _are_zipped(root):
+        return []
+    home = _unpacked_home(root)
+    return [home / f"{_study_path(picture.patient, picture.study)}.txt" for picture in pictures]
+
+
+def _study_path(patient: str, study: str) -> str:
+    """Where a study is under the folder of the pictures, and with .txt under that of the reports."""
+    return f"files/p{patient[:2]}/p{patient}/s{study}"
 
 
 def _with_captions(root: Path, found: dict[str, tuple[str, str, str, str]], other_views: int) -> Scan:
@@ -90,7 +100,7 @@ def _with_captions(root: Path, found: dict[str, tuple[str, str, str, str]], othe
         for dicom, (patient, study, view, split) in sorted(
             found.items(), key=lambda item: (item[1][0], item[1][1], item[0])
         ):
-            folder = f"files/p{patient[:2]}/p{patient}/s{study}"
+            folder = _study_path(patient, study)
             if study not in captions:
                 text = texts.read(folder + ".txt")
                 captions[study] = None if text is None else reports.caption(text)
@@ -206,9 +216,6 @@ class _UnpackedReports:
     def __init__(self, root: Path):
         self._root = root
 
-    def file(self, name: str) -> Path:
-        return self._root / name
-
     def read(self, name: str) -> str | None:
         try:
             return (self._root / name).read_text(encoding="utf-8", errors="replace")
@@ -224,13 +231,20 @@ class _UnpackedReports:
         return None
 
 
+def _are_zipped(root: Path) -> bool:
+    return (root / REPORTS).is_file()
+
+
 def _open_reports(root: Path) -> _ZippedReports | _UnpackedReports:
-    """The zip if there is one, else the tree of text files that it unpacks to, in the folder or beside it."""
-    if (root / REPORTS).is_file():
-        return _ZippedReports(root / REPORTS)
+    """The zip if there is one, else the tree of text files that it unpacks to."""
+    return _ZippedReports(root / REPORTS) if _are_zipped(root) else _UnpackedReports(_unpacked_home(root))
+
+
+def _unpacked_home(root: Path) -> Path:
+    """The folder that the reports were unpacked to: the data folder itself, one in it, or one beside it."""
     for home in (root, root / "mimic-cxr-reports", root.parent / "mimic-cxr-reports"):
         if next(home.glob("files/p*/p*/s*.txt"), None):
-            return _UnpackedReports(home)
+            return home
     raise BadData(
         f"data folder {root} lacks the reports ({REPORTS}, or files/pXX/pXXXXXXXX/sXXXXXXXX.txt): "
         "copy them there from MIMIC-CXR"

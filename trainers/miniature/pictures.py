@@ -22,6 +22,7 @@ GREY_SHARE = 0.7  # radiographs are grey; colour keeps the three channels of the
 COLOURS = {"red": (1, 0.25, 0.2), "green": (0.3, 0.9, 0.3), "blue": (0.25, 0.4, 1), "yellow": (1, 0.9, 0.3)}
 ROWS, COLUMNS = ("upper", "mid", "lower"), ("left", "middle", "right")
 GROUNDS = ("black", "dark", "grey", "light")
+LIGHTEST = 0.85  # ground level
 FIGURE_SHARE = 0.75  # of the pictures: whole things in their usual order, which a name calls up, as in most photographs
 FIGURES = ("vase", "mask", "leaf", "butterfly", "bottle", "lantern", "shield", "beetle", "cup", "bell", "owl", "fish", "pear", "kettle", "tent", "crown",
            "violin", "anchor", "moth", "urn", "helmet", "tulip", "acorn", "lyre", "castle", "robot", "jug", "pine", "crab", "turtle", "shell", "clock", "lamp", "drum",
@@ -52,9 +53,18 @@ class Scene:
         return ", ".join(self.phrases)
 
 
+def chance_of(word: str) -> np.random.Generator:
+    """The random numbers that belong to a word, on every machine the same."""
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big"))
+
+
+def ground_phrase(level: float) -> str:
+    return f"{GROUNDS[min(int(level / LIGHTEST * 4), 3)]} ground"
+
+
 def named_ellipse(word: str) -> tuple:
     """The one ellipse that `word` stands for, the same in every picture: place, size and sign come from its hash."""
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big"))
+    rng = chance_of(word)
     x, y = rng.uniform(0.15, 0.85, 2)
     rx, ry = np.exp(rng.uniform(np.log(0.06), np.log(0.25), 2))
     return (x, y, rx, ry, rng.uniform(0, np.pi), rng.uniform(0.1, 0.5), rng.choice([-1, 1]) * rng.uniform(0.25, 0.6))
@@ -66,9 +76,9 @@ def place(x: float, y: float) -> str:
 
 def compose(rng: np.random.Generator, vocabulary: tuple[str, ...]) -> Scene:
     """One random scene with its caption; everything that a reader of the caption could ask for is in it."""
-    level = rng.uniform(0.02, 0.85)
+    level = rng.uniform(0.02, LIGHTEST)
     scene = Scene((level, *rng.normal(0, 0.15, 2), rng.choice([0.0, rng.uniform(0.02, 0.25)])))
-    scene.phrases.append(f"{GROUNDS[min(int(level / 0.85 * 4), 3)]} ground")
+    scene.phrases.append(ground_phrase(level))
     if rng.random() > GREY_SHARE:
         colour = rng.choice(list(COLOURS))
         scene.tint = COLOURS[colour]
@@ -115,7 +125,7 @@ def size_of(rx: float, ry: float) -> str:
 def prototype(name: str) -> tuple[float, np.ndarray]:
     """Ground level and plates of the figure that `name` stands for, the same in every picture: a body in the middle and up to
     three mirrored pairs of parts, of a form and grey that come from the name's hash."""
-    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"))
+    rng = chance_of(name)
 
     def part(x, y, rx, ry, level):
         return (x, y, rx, ry, 0.0, rng.uniform(1.7, 4), rng.uniform(1, 4), level, 0.0, rng.normal(0, 0.08),
@@ -137,9 +147,9 @@ def add_figure(scene: Scene, rng: np.random.Generator) -> None:
     name = str(rng.choice(FIGURES))
     ground, plates = prototype(name)
     plates = plates.copy()
-    level = float(np.clip(ground + rng.normal(0, 0.06), 0.02, 0.85))
+    level = float(np.clip(ground + rng.normal(0, 0.06), 0.02, LIGHTEST))
     scene.ground = (level, *rng.normal(0, 0.05, 2), rng.choice([0.0, rng.uniform(0.02, 0.1)]))
-    scene.phrases[0] = f"{GROUNDS[min(int(level / 0.85 * 4), 3)]} ground"
+    scene.phrases[0] = ground_phrase(level)
     count = len(plates)
     plates[:, :2] += rng.normal(0, 0.025, 2) + rng.normal(0, 0.015, (count, 2))
     plates[:, 2:4] *= np.exp(rng.normal(0, 0.08) + rng.normal(0, 0.1, (count, 2)))
