@@ -19,9 +19,10 @@ import numpy as np
 
 from benchmarks.documents import DOCS, table, write_part
 from benchmarks.effect_runs import CONTROL_DRAWS, METHODS, SEEDS, Run, settings_of, steps_of, unpacked
-from benchmarks.summaries import seed_noise, signal_to_noise
+from benchmarks.summaries import chance_of_ratio, seed_noise, signal_to_noise
 from hpo import home
 from hpo.inner_loop import InnerLoop, pick_device
+from hpo.objectives import parse
 from hpo.settings import Settings
 from hpo.spaces.reference import reference_candidate
 from metrics.copying import copy_excess
@@ -33,6 +34,7 @@ from trainers.cache import key_of
 
 CALIBRATED = ("loss_gap", "copy_excess", "copy_rate")
 ENOUGH_CONTROLS = 13  # of 15 intervals that must hold 0
+SURE = 0.05  # chance below which another score is called better
 PATH_SCORES = ("fd", "copy_excess", "loss_gap", "copy_rate")
 
 
@@ -167,6 +169,24 @@ def scores_table(effect: Effect) -> str:
     return table(["score", "kind", "signal / noise", *METHODS, "deviation between seeds"], rows)
 
 
+def default_pair(effect: Effect) -> str:
+    """Whether another pair of objectives than the default tells methods apart better, in a sentence a kind."""
+    freedom = len(METHODS) * (len(SEEDS) - 1)
+    at = effect.settings.steps
+    ratios = {name: signal_to_noise(np.array([[effect.scores(method, seed, at)[name].value for seed in SEEDS] for method in METHODS])) for name in SCORES}
+    sentences = []
+    for name in parse(Settings().objectives).names:
+        best = max((other for other in SCORES if SCORES[other].kind == SCORES[name].kind), key=ratios.__getitem__)
+        chance = chance_of_ratio(ratios[best], ratios[name], freedom)
+        if best == name:
+            sentences.append(f"`{name}`, a default objective, is the best {SCORES[name].kind} score of the table.")
+        else:
+            verdict = "**is better**" if chance < SURE else "cannot be told from it"
+            sentences.append(f"`{best}` ({ratios[best]:.1f}) {verdict} as {SCORES[name].kind} score against the default `{name}` ({ratios[name]:.1f}): "
+                             f"F test with {freedom} degrees of freedom each, p = {chance:.2f}.")
+    return " ".join(sentences)
+
+
 def draw_paths(effect: Effect, path: Path, title: str) -> None:
     import matplotlib
 
@@ -226,7 +246,7 @@ def report(effect: Effect, title: str, part: str, command: str, with_grid: bool)
         ("At each number of steps (mean over three seeds, smallest … largest)", lambda: paths_table(effect)),
         ("At equal quality: the least `copy_excess` with which a method reaches an `fd`", lambda: equal_quality(effect)),
         ("Controls: full fine-tuning on the second twin, scored as if on train", lambda: controls_table(effect)),
-        ("Which scores tell methods apart", lambda: scores_table(effect))]
+        ("Which scores tell methods apart", lambda: scores_table(effect) + "\n\n" + default_pair(effect))]
     body = [f"## {title}", f"Made by `{command}`. {effect.settings.train_images} pictures of {patients} patients a side, "
             f"{effect.settings.generated} generated a side, {effect.settings.steps} steps by default.",
             f"![paths](effect-{part}.png)", *([f"![generated pictures](grid-{part}.png)"] if with_grid else []), "### Expected", text]

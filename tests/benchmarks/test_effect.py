@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import documents, effect
 from benchmarks.effect_runs import CONTROL_DRAWS, METHODS, SEEDS, Run, runs, steps_of
+from benchmarks.summaries import chance_of_ratio
 from hpo.settings import Settings
 from metrics.evaluate import Generated, Measured, PictureSet, References, evaluate, projection_for, real_floor
 
@@ -57,6 +58,13 @@ def test_everything_is_written_and_every_expectation_is_judged(made_up, docs):
     for name in ("effect-made-up.png", "grid-made-up.png"):
         assert f"({name})" in text and (docs / name).read_bytes().startswith(b"\x89PNG")
     assert text.count("- holds:") == 11 and "| full | 8 |" in text and "not reached" in text and "`loss_gap`" in text
+    assert "as memorization score against the default `copy_excess`" in text or "`copy_excess`, a default objective, is the best" in text
+
+
+@pytest.mark.parametrize("one, other, chance", [(2.0, 2.0, 1.0), (2.9786 ** 0.5, 1.0, 0.1), (1.0, 3.7168 ** 0.5, 0.05)])
+def test_the_chance_of_a_ratio_is_that_of_tables_of_f(one, other, chance):
+    """F(10, 10): 2.978 is exceeded in 5 % and 3.717 in 2.5 % of samples, each side."""
+    assert chance_of_ratio(one, other, 10) == pytest.approx(chance, abs=1e-3)
 
 
 def test_an_expectation_that_fails_is_said_to(made_up, docs):
