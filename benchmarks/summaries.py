@@ -9,7 +9,9 @@ from metrics.patients import NORMAL_975
 
 
 def z(estimate: Estimate) -> float:
-    """Value over its standard error by patients, from the width of the interval."""
+    """Value over its standard error by patients, from the width of the interval; 0 for one that is 0 without width."""
+    if estimate.low == estimate.value == estimate.high == 0:
+        return 0.0
     return estimate.value / ((estimate.high - estimate.low) / 2 / NORMAL_975)
 
 
@@ -23,9 +25,19 @@ def signal_to_noise(values: np.ndarray) -> float:
     return float(np.ptp(values.mean(1)) / seed_noise(values))
 
 
-def chance_of_ratio(one: float, other: float, freedom: int) -> float:
-    """How likely two scores whose signal to noise is truly the same differ by this ratio or more, either way: the F test of two
-    deviations that were each measured with `freedom` degrees of freedom."""
-    from scipy.stats import f
+def pairs_apart(values: np.ndarray, chance: float = 0.05) -> int:
+    """How many pairs of methods a score tells apart: values (methods, seeds). Student's t of two means over seeds, with the
+    deviation between seeds pooled over all methods, two-sided at `chance`."""
+    from scipy.stats import t
 
-    return float(min(1.0, 2 * f.sf((max(one, other) / min(one, other)) ** 2, freedom, freedom)))
+    methods, seeds = values.shape
+    least = t.ppf(1 - chance / 2, methods * (seeds - 1)) * seed_noise(values) * np.sqrt(2 / seeds)
+    means = values.mean(1)
+    return int(np.sum(np.abs(means[:, None] - means)[np.triu_indices(methods, 1)] > least))
+
+
+def chance_of_fewer(least: int, intervals: int, level: float = 0.95) -> float:
+    """How likely fewer than `least` of so many independent intervals hold the truth, if each does with chance `level`."""
+    from scipy.stats import binom
+
+    return float(binom.cdf(least - 1, intervals, level))

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import documents, effect
 from benchmarks.effect_runs import CONTROL_DRAWS, METHODS, SEEDS, Run, runs, steps_of
-from benchmarks.summaries import chance_of_ratio
+from benchmarks.summaries import chance_of_fewer, pairs_apart
 from hpo.settings import Settings
 from metrics.evaluate import Generated, Measured, PictureSet, References, evaluate, projection_for, real_floor
 
@@ -53,18 +53,25 @@ def docs(tmp_path, monkeypatch):
 
 def test_everything_is_written_and_every_expectation_is_judged(made_up, docs):
     checks = effect.report(made_up, "Made up", "made-up", "python -m benchmarks.effect", with_grid=True)
-    assert [holds for holds, _ in checks] == [True] * 11, checks
+    assert [holds for holds, _ in checks] == [True] * 12, checks
     text = (docs / "results.md").read_text()
     for name in ("effect-made-up.png", "grid-made-up.png"):
         assert f"({name})" in text and (docs / name).read_bytes().startswith(b"\x89PNG")
-    assert text.count("- holds:") == 11 and "| full | 8 |" in text and "not reached" in text and "`loss_gap`" in text
-    assert "as memorization score against the default `copy_excess`" in text or "`copy_excess`, a default objective, is the best" in text
+    assert text.count("- holds:") == 12 and "| full | 8 |" in text and "not reached" in text and "`loss_gap`" in text
+    assert "No other quality score tells more pairs apart than the default objective `fd` (10; `kid` 10)." in text
+    assert "**Better than the default memorization objective `copy_excess` (7 pairs): `copy_rate` 9.**" in text
 
 
-@pytest.mark.parametrize("one, other, chance", [(2.0, 2.0, 1.0), (2.9786 ** 0.5, 1.0, 0.1), (1.0, 3.7168 ** 0.5, 0.05)])
-def test_the_chance_of_a_ratio_is_that_of_tables_of_f(one, other, chance):
-    """F(10, 10): 2.978 is exceeded in 5 % and 3.717 in 2.5 % of samples, each side."""
-    assert chance_of_ratio(one, other, 10) == pytest.approx(chance, abs=1e-3)
+def test_pairs_apart_are_those_further_apart_than_the_noise():
+    """Pooled deviation 1 with 3 · 2 degrees of freedom: two means of 3 differ at 5 % from 2.447 · √(2 / 3) = 1.998 on."""
+    seeds = np.array([-1.0, 0.0, 1.0])
+    assert pairs_apart(np.array([seeds, seeds + 1.99, seeds + 4.0])) == 2
+    assert pairs_apart(np.array([seeds, seeds + 2.01, seeds + 4.1])) == 3
+
+
+def test_chance_of_fewer_is_the_binomials():
+    assert chance_of_fewer(15, 15) == pytest.approx(1 - 0.95**15)
+    assert chance_of_fewer(13, 15) == pytest.approx(0.0362, abs=1e-4)
 
 
 def test_an_expectation_that_fails_is_said_to(made_up, docs):
@@ -75,7 +82,7 @@ def test_an_expectation_that_fails_is_said_to(made_up, docs):
         made_up.controls[draw] = made_up.scores("attention", 0, SETTINGS.steps)
     checks = effect.report(made_up, "Made up", "made-up", "x", with_grid=False)
     said = {text.split(":")[0]: holds for holds, text in checks}
-    assert not said["`copy_excess`, full − bias, seed 0"] and not said["`loss_gap`, full − bias, pooled over seeds"] and not said["controls"]
+    assert not said["`copy_excess`, full − bias, seed 0"] and not said["`loss_gap`, full − bias, pooled over seeds"] and not said["controls, 5 draws of the sides"] and said["controls, 20 draws of the sides"]
     assert "**does not hold**" in (docs / "results.md").read_text() and "grid-made-up" not in (docs / "results.md").read_text()
 
 
