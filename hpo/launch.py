@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from hpo import engines, home
-from hpo.command import INTERRUPTED, one_line_errors, store_url
+from hpo.command import INTERRUPTED, leave, one_line_errors, store_url
 from hpo.settings import Settings, from_command_line
 
 PLAIN_WIDTH = 160  # columns of the table where there is no terminal
@@ -35,6 +35,7 @@ def search(settings: Settings, console: Console | None = None) -> Found:
     Raises SearchError, TrainerError, MetricError and StorageError in one line each; KeyboardInterrupt after running trials
     were given back.
     """
+    from hpo import picture
     from hpo.identity import identity, resolution_of
     from hpo.preparation import dealt_sides
     from hpo.progress import Display
@@ -53,6 +54,7 @@ def search(settings: Settings, console: Console | None = None) -> Found:
     study = Search(store, settings)
     registered = study.register(settings.trials, what)
     announce(settings, study, registered, dealt.warnings, console)
+    threading.Thread(target=picture.load_libraries, name="drawing", daemon=True).start()
     try:
         with Display(study.store, settings.study, study.id, study.objectives, console) as display:
             # Also where nothing is missing: a worker that was killed in the last run may have left a trial running.
@@ -135,4 +137,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main))
+    leave(one_line_errors(main))

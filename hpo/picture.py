@@ -135,6 +135,14 @@ def same_place(rows: list[Row], x: str, y: str) -> dict[tuple[float, float], lis
     return found
 
 
+def load_libraries() -> None:
+    """Import what drawing needs, so that it need not be waited for when the trials are done."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure
+    import matplotlib.patheffects  # noqa: F401
+    import plotly.graph_objects  # noqa: F401
+
+
 def write_png(path: Path, rows: list[Row], objectives: Objectives, base: dict[str, tuple], title: str) -> None:
     """All finished trials, the front's with 95 % intervals and joined, the untouched base as a cross."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hpo import home, stopping
-from hpo.command import INTERRUPTED, Parser, decimal, one_line_errors, store_url, whole
+from hpo.command import INTERRUPTED, Parser, decimal, leave, one_line_errors, store_url, whole
 from hpo.errors import BadSetting
 from hpo.settings import Settings, check_device
 from hpo.stopping import Stopped
@@ -182,7 +182,9 @@ def main(arguments: list[str] | None = None) -> int:
             wait_for_study(url, given.study, given.wait)
             use_threads(given.threads)
             worker = Worker(url, given.study, given.device, paths)
-        return worker.work()
+        status = worker.work()
+        worker.search.store.close()
+        return status
     except Stopped:
         return INTERRUPTED
 
@@ -229,4 +231,4 @@ def quiet_libraries() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(one_line_errors(main))
+    leave(one_line_errors(main))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -23,7 +24,8 @@ log = logging.getLogger(__name__)
 
 GIB = 1 << 30
 WORKER_GIB = 1.5  # of memory that a worker with the miniature may take
-LOOK_SECONDS = 0.5
+LOOK_SECONDS = 0.1  # between looks at the processes
+WATCH_SECONDS = 1.0  # between looks at the study for the display
 
 
 @dataclass
@@ -95,6 +97,7 @@ class Local(Engine):
         logs.mkdir(parents=True, exist_ok=True)
         deaths = Deaths(most_failures(settings.trials))
         workers: list[WorkerProcess] = []
+        watched = -math.inf
         try:
             for i in range(count):
                 workers.append(self.start(settings, url, devices[i % len(devices)], threads, logs / f"worker-{i}.log"))
@@ -108,7 +111,9 @@ class Local(Engine):
                     log.warning("a worker died (status %s), starting another; its log is %s", worker.process.returncode, worker.log_file)
                     deaths.note(time.monotonic() - worker.started, f"{worker.last_line()} (log: {worker.log_file})")
                     workers.append(self.start(settings, url, worker.device, threads, worker.log_file))
-                watch()
+                if time.monotonic() - watched > WATCH_SECONDS:
+                    watch()
+                    watched = time.monotonic()
                 time.sleep(LOOK_SECONDS)
         finally:
             self.stop(workers)
