@@ -144,9 +144,15 @@ def expectations(effect: Effect) -> tuple[str, list[tuple[bool, str]]]:
 def controls_table(effect: Effect) -> str:
     rows = [[str(draw), *(shown(scores[name]) for name in CALIBRATED)] for draw, scores in effect.controls.items()]
     all_z = {name: [z(scores[name]) for scores in effect.controls.values()] for name in CALIBRATED}
-    rows.append(["root mean square of *z*", *(f"{np.sqrt(np.mean(np.square(all_z[name]))):.2f}" for name in CALIBRATED)])
-    rows.append(["mean of *z*", *(f"{np.mean(all_z[name]):.2f} ± {1 / np.sqrt(len(effect.controls)):.2f}" for name in CALIBRATED)])
-    return table(["draw of the sides", *(f"`{name}`" for name in CALIBRATED)], rows)
+    draws = len(effect.controls)
+    rows.append([f"root mean square of *z* (1.00 ± {np.sqrt(0.5 / draws):.2f} if intervals are right)", *(f"{np.sqrt(np.mean(np.square(all_z[name]))):.2f}" for name in CALIBRATED)])
+    rows.append([f"mean of *z* (0.00 ± {np.sqrt(1 / draws):.2f})", *(f"{np.mean(all_z[name]):.2f}" for name in CALIBRATED)])
+    held = np.mean([scores[name].low <= 0 <= scores[name].high for scores in effect.controls.values() for name in CALIBRATED])
+    first = len(CALIBRATED) * FIRST_DRAWS
+    return table(["draw of the sides", *(f"`{name}`" for name in CALIBRATED)], rows) + (
+        f"\n\nAn interval of 95 % misses once in 20 times by itself, so the first {first} are few to judge by: where they are right, fewer than "
+        f"{round(ENOUGH_CONTROLS * first)} of them hold 0 in {chance_of_fewer(round(ENOUGH_CONTROLS * first), first):.1%} of such experiments. "
+        f"All {len(CALIBRATED) * draws} tell more: {held:.1%} hold 0.")
 
 
 def equal_quality(effect: Effect) -> str:
@@ -186,7 +192,9 @@ def default_pair(effect: Effect) -> str:
     only the calibrated scores are asked: the others say how far pictures are from real ones, copied or not."""
     values = {name: by_method(effect, name) for name in SCORES}
     apart = {name: pairs_apart(values[name]) for name in SCORES}
-    sentences = []
+    ratio = {name: signal_to_noise(values[name]) if seed_noise(values[name]) else 0.0 for name in SCORES}
+    sentences = ["Objectives are judged by the pairs of methods that they tell apart. The range over the noise is no measure of that: it is set by the one "
+                 "method that copies most, while a front is decided among those that copy little."]
     for name in parse(Settings().objectives).names:
         rivals = CALIBRATED if SCORES[name].kind == "memorization" else [other for other in SCORES if SCORES[other].kind == "quality"]
         others = [other for other in rivals if other != name]
@@ -194,6 +202,7 @@ def default_pair(effect: Effect) -> str:
         said = ", ".join(f"`{other}` {apart[other]}" for other in better or others)
         sentences.append(f"**Better than the default {SCORES[name].kind} objective `{name}` ({apart[name]} pairs): {said}.**" if better else
                          f"No other {SCORES[name].kind} score tells more pairs apart than the default objective `{name}` ({apart[name]}; {said}).")
+        sentences += [f"`{other}` has the larger range over noise ({ratio[other]:.1f} against {ratio[name]:.1f})." for other in others if ratio[other] > ratio[name]]
     return " ".join(sentences)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -62,6 +64,15 @@ def store_url(given: str | None) -> str:
     return embedded.start()
 
 
+def python() -> str:
+    """How this Python is called in a command line that the user may copy: by name where the PATH leads to it."""
+    found = shutil.which("python")
+    if found is not None and os.path.abspath(found) == os.path.abspath(sys.executable):
+        return "python"
+    shorter = os.path.relpath(sys.executable)
+    return shlex.quote(sys.executable if shorter.startswith(os.pardir) else shorter)
+
+
 def one_line(error: BaseException) -> str:
     """What the user reads of an error: its message on one line."""
     return " ".join(str(error).split())
@@ -74,9 +85,12 @@ def one_line_errors(main: Callable[[], int]) -> int:
     except OUR_ERRORS as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
     except OSError as error:
-        if error.errno not in DISK_TROUBLE:
+        if error.errno in DISK_TROUBLE:
+            print(f"error: {DiskTrouble(error)}", file=sys.stderr)
+        elif error.filename is not None:  # a path that was given
+            print(f"error: {error.filename} cannot be used ({error.strerror}): give another path", file=sys.stderr)
+        else:
             raise
-        print(f"error: {DiskTrouble(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         return INTERRUPTED
     return USAGE

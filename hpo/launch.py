@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from hpo import engines, home
-from hpo.command import INTERRUPTED, leave, one_line_errors, store_url
+from hpo.command import INTERRUPTED, leave, one_line_errors, python, store_url
 from hpo.settings import Settings, from_command_line
 
 PLAIN_WIDTH = 160  # columns of the table where there is no terminal
@@ -46,11 +46,11 @@ def search(settings: Settings, console: Console | None = None) -> Found:
     console = console or Console(stderr=True, highlight=False)
     engine = engines.named(settings.engine)
     engine.check(settings)
-    home.study_folder(settings.out, settings.study).mkdir(parents=True, exist_ok=True)
     url = store_url(settings.storage)
     store = open_store(url)
     dealt = dealt_sides(settings, resolution_of(settings))
     what = identity(settings, dealt)
+    home.study_folder(settings.out, settings.study).mkdir(parents=True, exist_ok=True)
     study = Search(store, settings)
     registered = study.register(settings.trials, what)
     announce(settings, study, registered, dealt.warnings, console)
@@ -125,8 +125,8 @@ def closing(settings: Settings, study, known, found: Found) -> Iterator[str]:
     query = "SELECT * FROM pareto_front WHERE study = '" + settings.study.replace("'", "''") + "'"
     yield f"picture:   {found.png}"
     yield f"page:      {found.html}"
-    yield f"dashboard: python -m hpo.dashboard{where}"
-    yield f"SQL:       python -m storage psql{where} -c {shlex.quote(query)}"
+    yield f"dashboard: {python()} -m hpo.dashboard{where}"
+    yield f"SQL:       {python()} -m storage psql{where} -c {shlex.quote(query)}"
 
 
 def main(arguments: list[str] | None = None) -> int:

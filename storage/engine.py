@@ -104,6 +104,8 @@ def _parsed(url: str) -> URL:
         raise BadStorageUrl(f"storage {name!r} is not a URL: write {SHAPE}")
     if scheme.partition("+")[0] not in ("postgresql", "postgres"):
         raise BadStorageUrl(f"storage {name!r} is of kind {scheme!r}, only PostgreSQL can be used: write {SHAPE}")
+    if re.split(r"[/?]", url.partition("://")[2])[0].count("@") > 1:  # the rest of a password would be taken for the host, and shown
+        raise BadStorageUrl(f"storage {name!r} has more than one @ before its host: write one that belongs to the user or the password as %40, as in {SHAPE}")
     try:
         parsed = make_url(url).set(drivername=DRIVER)
         parsed.get_dialect()().create_connect_args(parsed)

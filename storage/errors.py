@@ -46,10 +46,12 @@ class ForeignStudy(StorageError):
 class SettingsDiffer(StorageError):
     """A setting that decides what a score means is not the one that the study was made with."""
 
-    def __init__(self, name: str, stored: object, given: object) -> None:
+    def __init__(self, name: str, stored: object, given: object, places: tuple[str, str] | None = None) -> None:
+        """places: where the stored and the given content came from, if the two values are hashes of contents."""
         self.name, self.stored, self.given = name, stored, given
+        of = ("", "") if places is None else (f" ({places[0]})", f" ({places[1]})")
         super().__init__(
-            f"setting {name!r} is {stored!r} in the stored study but {given!r} in this run, and scores could not be "
+            f"setting {name!r} is {stored!r}{of[0]} in the stored study but {given!r}{of[1]} in this run, and scores could not be "
             "compared: use the stored value, or another study name"
         )
 

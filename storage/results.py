@@ -91,7 +91,7 @@ def register(
         query = "SELECT trials, settings FROM peft_pareto.studies WHERE study_id = :id FOR UPDATE"
         stored = connection.execute(text(query), {"id": study_id}).one_or_none()
         if stored is not None:
-            _compare(stored.settings["binding"], given["binding"])
+            _compare(stored.settings, given)
             if trials is None:  # a worker that joins: its machine's paths are not the study's
                 return Registered(stored.trials, stored.settings, created=False)
             if trials < 1:
@@ -328,10 +328,17 @@ def _fixed(objectives: Sequence[str], reward_weight: float) -> dict[str, Any]:
 
 
 def _compare(stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    one, other = stored["binding"], given["binding"]
     # In the order that was given: contents come last, since they follow from other settings.
-    for name in (*given, *(name for name in stored if name not in given)):
-        if stored.get(name, NOT_SET) != given.get(name, NOT_SET):
-            raise SettingsDiffer(name, stored.get(name, NOT_SET), given.get(name, NOT_SET))
+    for name in (*other, *(name for name in one if name not in other)):
+        if one.get(name, NOT_SET) != other.get(name, NOT_SET):
+            # A setting that is both is bound by its content, and free as to where that lies.
+            places = (_place(stored, name), _place(given, name)) if name in given["free"] else None
+            raise SettingsDiffer(name, one.get(name, NOT_SET), other.get(name, NOT_SET), places)
+
+
+def _place(settings: Mapping[str, Any], name: str) -> str:
+    return settings["free"].get(name) or "the default"
 
 
 def _insert(table: str, columns: Iterable[str]) -> str:

@@ -58,6 +58,7 @@ def test_everything_is_written_and_every_expectation_is_judged(made_up, docs):
     for name in ("effect-made-up.png", "grid-made-up.png"):
         assert f"({name})" in text and (docs / name).read_bytes().startswith(b"\x89PNG")
     assert text.count("- holds:") == 12 and "| full | 8 |" in text and "not reached" in text and "`loss_gap`" in text
+    assert "All 60 tell more: 100.0% hold 0." in text and "fewer than 13 of them hold 0 in 3.6% of such experiments" in text
     assert "No other quality score tells more pairs apart than the default objective `fd` (10; `kid` 10)." in text
     assert "**Better than the default memorization objective `copy_excess` (7 pairs): `copy_rate` 9.**" in text
 

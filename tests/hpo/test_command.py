@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import shlex
+import sys
+from pathlib import Path
 
 import pytest
 
-from hpo.command import Parser, one_line_errors, store_url
+from hpo.command import Parser, one_line_errors, python, store_url
 from hpo.errors import BadSetting, SearchError
 from metrics.errors import MetricError
 from storage import embedded
@@ -32,6 +35,24 @@ def test_a_full_or_forbidden_disk_is_named(number: int, capsys) -> None:
     assert one_line_errors(raising(OSError(number, "no way", "/somewhere/x"))) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: /somewhere/x cannot be written (no way)") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [errno.ENAMETOOLONG, errno.ENOENT])
+def test_a_path_that_cannot_be_is_named(number: int, capsys) -> None:
+    assert one_line_errors(raising(OSError(number, "no way", "/somewhere/x"))) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: /somewhere/x cannot be ") and "another" in said and said.count("\n") == 1
+
+
+def test_printed_commands_name_a_python_that_the_shell_finds(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    monkeypatch.setattr(sys, "executable", str(Path(sys.executable).with_name("python")))
+    assert python() == "python"
+    monkeypatch.setenv("PATH", "/usr/bin")
+    assert python() == shlex.quote(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
+    monkeypatch.chdir(tmp_path)
+    assert python() == ".venv/bin/python"
 
 
 def test_what_nobody_foresaw_is_not_hidden() -> None:

@@ -26,6 +26,13 @@ KINDS = {
 REFERENCES = {"q_base": 5.0, "q_real": 1.0, "m_base": 0.0, "scores": {"fd": (5.0, 4.0, 6.0)}}
 
 
+def test_contents_that_differ_are_named_with_their_places(study: Callable) -> None:
+    made = study()
+    results.register(made.store, made.id, 5, {"data": "phantoms"}, {"data": None}, **KINDS)
+    with pytest.raises(SettingsDiffer, match=r"'phantoms' \(the default\) in the stored study but '0af3' \(mimic\) in this run"):
+        results.register(made.store, made.id, 5, {"data": "0af3"}, {"data": "mimic"}, **KINDS)
+
+
 def test_a_study_is_joined_if_its_binding_settings_agree(study: Callable) -> None:
     made = study(trials=5)
     again = results.register(made.store, made.id, 8, {"data": "phantoms"}, {"workers": 2}, **KINDS)

@@ -85,7 +85,7 @@ def deal(pictures: Sequence[Picture], per_side: int, seed: int, resolution: int)
             break
         dealing.take([of_patient[patient] for patient in triple], per_side - dealing.filled)
     if dealing.corrupt:
-        probe([picture for patient in sorted(of_patient) for picture in of_patient[patient]])
+        probe(_searched(pictures))
     if dealing.filled < per_side:
         _refuse_size(per_side, dealing.filled)
     dealt = dealing.result()
@@ -134,7 +134,7 @@ def validate_pictures(pictures: Sequence[Picture], limit: int, seed: int, resolu
             kept.append(picture)
             pixels.append(decoded)
     if corrupt:
-        probe(candidates)
+        probe(_searched(pictures))
     patients = len({picture.patient for picture in kept})
     if patients < FEWEST_PATIENTS:
         raise BadData(
@@ -195,6 +195,11 @@ class _Dealing:
 
 def _key(picture: Picture) -> tuple[str, str, str]:
     return picture.patient, picture.study, picture.picture
+
+
+def _searched(pictures: Sequence[Picture]) -> list[Picture]:
+    """All of the folder's that a search may read: whether too many are corrupt is a question of the folder, not of a split."""
+    return sorted((picture for picture in pictures if picture.split in ("train", "validate")), key=_key)
 
 
 def _by_patient(pictures: Sequence[Picture]) -> dict[str, list[Picture]]:

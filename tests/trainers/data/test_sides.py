@@ -157,6 +157,22 @@ def test_many_corrupt_pictures_are_refused(spoilt):
         deal(pictures, 30, 0, RESOLUTION)
 
 
+def test_a_corrupt_picture_of_a_small_split_is_one_of_the_whole_folder(spoilt):
+    """The validate split has fewer than a hundred pictures here, of which one is more than 1 %, and the folder has many more."""
+    pictures = mimic.read(spoilt)
+    dealt = deal(pictures, 20, 0, RESOLUTION)
+    searched = [picture for picture in pictures if picture.split in ("train", "validate")]
+    validate = [picture for picture in searched if picture.split == "validate"]
+    assert len(validate) < 100 < len(searched)
+    validate[0].path.write_bytes(b"")
+    found = validate_pictures(pictures, 500, 0, RESOLUTION, dealt)
+    assert found.corrupt == (validate[0].path,) and validate[0] not in found.pictures
+    for picture in searched[::20]:
+        picture.path.write_bytes(b"")
+    with pytest.raises(BadData, match="at most 1% may be"):
+        validate_pictures(pictures, 500, 0, RESOLUTION, dealt)
+
+
 def test_missing_pictures_are_refused(spoilt):
     pictures = mimic.read(spoilt)
     deal(pictures, 20, 0, RESOLUTION).sides.train[2].path.unlink()
