@@ -45,13 +45,13 @@ def test_a_path_that_cannot_be_is_named(number: int, capsys) -> None:
 
 
 def test_printed_commands_name_a_python_that_the_shell_finds(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     monkeypatch.setattr(sys, "executable", str(Path(sys.executable).with_name("python")))
     assert python() == "python"
     monkeypatch.setenv("PATH", "/usr/bin")
     assert python() == shlex.quote(sys.executable)
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
-    monkeypatch.chdir(tmp_path)
     assert python() == ".venv/bin/python"
 
 
