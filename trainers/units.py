@@ -1,23 +1,39 @@
-"""The units of a U-Net, site × kind, found by walking its modules. What is done with a unit is a method's business."""
+"""The units of a U-Net, site × kind, found by walking its modules. What is done with a unit is a method's business.
+
+`python -m trainers.units --model DIR` lists those of a model.
+"""
 
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainers.errors import BadModel, BadSelection, nearest
+
+if TYPE_CHECKING:
+    from trainers.candidate import Candidate, Part
 
 REGIONS = ("down", "mid", "up")
 SITE = re.compile(
     r"(?:(?:down_blocks|up_blocks)\.\d+|mid_block)\.(?:attentions|resnets|downsamplers|upsamplers|motion_modules)\.\d+"
     r"|(?:conv_in|conv_out|conv_norm_out|time_embedding|add_embedding|class_embedding)(?=\.)")
+BLOCK = re.compile(r"(?:down_blocks|up_blocks)\.\d+|mid_block")
 EDGES = {"conv_in": "in-convolution", "conv_out": "out-convolution", "time_embedding": "time-embedding",
          "add_embedding": "time-embedding", "class_embedding": "time-embedding"}
 KINDS = ("self-attention", "cross-attention", "feed-forward", "projection", "resnet", "resampling", "norm",
          "time-embedding", "in-convolution", "out-convolution")
-SETS = ("attention", "bias", "norm", "resnet", "everything")  # named sets, which overlap, unlike leaf units
+ATTENTIONS = {"self-attention": ("attn1",), "cross-attention": ("attn2",), "attention": ("attn1", "attn2")}  # by diffusers' names
+PROJECTIONS = {"q": "to_q", "k": "to_k", "v": "to_v", "out": "to_out"}
+ATTENTION_PARTS = {f"{kind}-{letter}": tuple(f".{module}.{layer}." for module in modules)  # set → what its tensors' names contain
+                   for kind, modules in ATTENTIONS.items() for letter, layer in PROJECTIONS.items()}
+# Named sets, which overlap, unlike leaf units. transformer: all of a site of attentions, also its norms and projections;
+# transformer-block: what is inside its blocks of attention and feed-forward.
+SETS = ("attention", "bias", "norm", "resnet", "transformer", "transformer-block", *ATTENTION_PARTS, "everything")
+RESOLUTION = "resolution"  # regions "resolution/1", "resolution/2", …: what works at that fraction of a latent's side
 
 
 @dataclass(frozen=True)
@@ -60,26 +76,90 @@ class Units:
     def sites(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(unit.site for unit in self.units))
 
+    @cached_property
+    def halvings(self) -> dict[str, int]:
+        """How often a latent's side was halved before each block, by the samplers on the way down and up again."""
+        blocks = {match[0] for site in self.sites if (match := BLOCK.match(site))}
+        down, up = (sorted((block for block in blocks if block.startswith(way)), key=lambda block: int(block.split(".")[1]))
+                    for way in ("down_blocks", "up_blocks"))
+        found, level = {}, 0
+        for block in (*down, "mid_block", *up):
+            found[block] = level
+            level += (f"{block}.downsamplers.0" in self.sites) - (f"{block}.upsamplers.0" in self.sites)
+        return found
+
+    @cached_property
+    def resolutions(self) -> dict[str, frozenset[str]]:
+        """The sites that work at a latent's full side ("resolution/1"), at half of it ("resolution/2") and so on: down, mid and
+        up blocks together. A block that resamples counts as what its resnets see. Embeddings of time have no resolution."""
+        halvings = self.halvings
+        found: dict[str, set[str]] = {}
+        for site in self.sites:
+            if EDGES.get(site) != "time-embedding":
+                block = BLOCK.match(site)
+                found.setdefault(f"{RESOLUTION}/{2 ** halvings[block[0]] if block else 1}", set()).add(site)
+        return {name: frozenset(sites) for name, sites in found.items()}
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Names of groups of sites, beside the sites' own paths and the beginnings of those."""
+        return (*REGIONS, *self.resolutions)
+
+    def within(self, site: str, region: str) -> bool:
+        """Whether the site is in the region: down, mid, up, a resolution, or the beginning of the site's path."""
+        return region_of(site) == region or site in self.resolutions.get(region, ()) or inside(site, region)
+
+    def chosen(self, candidate: Candidate, kinds: Iterable[str] = (*KINDS, *SETS)) -> dict[str, Part]:
+        """The tensors of a candidate's parts, without those of its frozen parts, each with the part that counts for it: the
+        last one that selects it. In the order of the U-Net.
+
+        kinds: those that count; a method with kinds of its own, which are no tensors of the U-Net, asks for those itself.
+        Raises BadSelection as `select` does, and where all that was chosen is frozen.
+        """
+        known = set(kinds)
+
+        def tensors(part: Part) -> tuple[str, ...]:
+            asked = tuple(kind for kind in part.kinds if kind in known)
+            return self.select(part.regions, asked) if asked or not part.kinds else ()
+
+        found = {tensor: part for part in candidate.parts for tensor in tensors(part)}
+        for part in candidate.frozen:
+            for tensor in tensors(part):
+                found.pop(tensor, None)
+        if not found:
+            raise BadSelection(f"{candidate.words}: no parameters are left to train; choose other kinds or regions, or freeze less")
+        return {tensor: found[tensor] for tensor in self.sizes if tensor in found}
+
     def select(self, regions: tuple[str, ...], kinds: tuple[str, ...]) -> tuple[str, ...]:
         """Names of the tensors of these kinds in these regions, in the order of the U-Net.
 
-        A region is "down", "mid", "up" or the beginning of a site's path ("up_blocks.1"); a kind is a leaf kind or one
-        of the named sets. Raises BadSelection for an unknown name or an empty selection.
+        A region is "down", "mid", "up", a resolution ("resolution/2") or the beginning of a site's path ("up_blocks.1"); a kind
+        is a leaf kind or one of the named sets. Raises BadSelection for an unknown name or an empty selection.
         """
         for region in regions:
-            if region not in REGIONS and not any(inside(site, region) for site in self.sites):
-                raise BadSelection(f"region {region!r} is not in this U-Net: take {nearest(region, [*REGIONS, *self.sites])}")
-        for kind in kinds:
-            if kind not in (*KINDS, *SETS):
-                raise BadSelection(f"kind {kind!r} is unknown: take {nearest(kind, [*KINDS, *SETS])}")
-        chosen = {tensor for unit in self.units if any(region_of(unit.site) == r or inside(unit.site, r) for r in regions)
-                  for tensor in unit.tensors if any(belongs(tensor, unit, kind) for kind in kinds)}
+            if region not in self.regions and not any(inside(site, region) for site in self.sites):
+                raise BadSelection(f"region {region!r} is not in this U-Net: take {nearest(region, [*self.regions, *self.sites])}")
+        check_kinds(kinds)
+        chosen = self.tensors(regions, kinds)
         if not chosen:
             raise BadSelection(f"kinds {', '.join(kinds)} have no parameters in {', '.join(regions)}: choose other regions or kinds")
         return tuple(tensor for tensor in self.sizes if tensor in chosen)
 
-    def count(self, tensors: tuple[str, ...]) -> int:
+    def tensors(self, regions: Iterable[str], kinds: Iterable[str]) -> set[str]:
+        """The tensors of any of these kinds in any of these regions; empty where there are none. The names are not checked."""
+        return {tensor for unit in self.units if any(self.within(unit.site, region) for region in regions)
+                for tensor in unit.tensors if any(belongs(tensor, unit, kind) for kind in kinds)}
+
+    def count(self, tensors: Iterable[str]) -> int:
         return sum(self.sizes[tensor] for tensor in tensors)
+
+
+def check_kinds(kinds: Iterable[str], own: Iterable[str] = ()) -> None:
+    """Raises BadSelection for a kind that is neither a leaf kind nor a named set, nor one of a method's own."""
+    known = (*KINDS, *SETS, *own)
+    for kind in kinds:
+        if kind not in known:
+            raise BadSelection(f"kind {kind!r} is unknown: take {nearest(kind, known)}")
 
 
 def inside(site: str, path: str) -> bool:
@@ -96,6 +176,12 @@ def belongs(tensor: str, unit: Unit, kind: str) -> bool:
         return unit.kind in ("self-attention", "cross-attention")
     if kind == "resnet":
         return ".resnets." in unit.site  # the papers' count: with the norms inside
+    if kind == "transformer":
+        return ".attentions." in unit.site
+    if kind == "transformer-block":
+        return ".transformer_blocks." in tensor
+    if kind in ATTENTION_PARTS:
+        return any(part in tensor for part in ATTENTION_PARTS[kind])
     return unit.kind == kind
 
 
@@ -141,3 +227,9 @@ def kind_of(tensor: str, site: str, is_norm: bool) -> str | None:
         if mark in inner:
             return kind
     return None
+
+
+if __name__ == "__main__":
+    from trainers.listing import main  # it imports this module by its name, so that there is one of each class
+
+    sys.exit(main())

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
+from sdxl import SDXL
 
 from trainers.errors import BadModel, BadSelection
 from trainers.methods import METHODS
 from trainers.miniature import architecture
-from trainers.units import KINDS, REGIONS, SETS, Unit, region_of, walk
+from trainers.model_files import LAYOUTS, unet_config
+from trainers.units import KINDS, REGIONS, Unit, check_kinds, region_of, walk
 
-SD15 = {
-    "act_fn": "silu", "attention_head_dim": 8, "block_out_channels": (320, 640, 1280, 1280), "center_input_sample": False,
-    "cross_attention_dim": 768, "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), "downsample_padding": 1,
-    "flip_sin_to_cos": True, "freq_shift": 0, "in_channels": 4, "layers_per_block": 2, "mid_block_scale_factor": 1, "norm_eps": 1e-5,
-    "norm_num_groups": 32, "out_channels": 4, "sample_size": 64, "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-}
-SD21 = {**SD15, "attention_head_dim": (5, 10, 20, 20), "cross_attention_dim": 1024, "sample_size": 96, "use_linear_projection": True}
-SDXL = {
-    **SD15, "block_out_channels": (320, 640, 1280), "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), "attention_head_dim": (5, 10, 20), "sample_size": 128,
-    "cross_attention_dim": 2048, "transformer_layers_per_block": (1, 2, 10), "use_linear_projection": True,
-    "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
-}
+SD15, SD21 = ({key: value for key, value in unet_config(LAYOUTS / name).items() if key != "_class_name"} for name in ("sd15", "sd21"))
+SD15_RESOLUTIONS = {"resolution/1": 29_359_044, "resolution/2": 108_231_680, "resolution/4": 398_323_200, "resolution/8": 321_556_480}
 # The papers' counts on Stable Diffusion v1.5 (arXiv 2305.08252, table of parameters; arithmetic from the shapes).
 SD15_COUNTS = {"attention": 93_536_640, "cross-attention": 43_962_560, "resnet": 537_670_400, "feed-forward": 148_797_120,
-               "bias": 343_684, "norm": 200_320, "everything": 859_520_964}
+               "bias": 343_684, "norm": 200_320, "everything": 859_520_964,
+               "transformer": 267_239_360,  # the reference code's attention tuning: what its names call "attentions"
+               # Worked out from widths: five blocks of 320, five of 640, six of 1280; keys and values of captions are 768 wide.
+               "self-attention-q": (SQUARES := 5 * 320**2 + 5 * 640**2 + 6 * 1280**2), "self-attention-v": SQUARES,
+               "cross-attention-k": 768 * (WIDTHS := 5 * 320 + 5 * 640 + 6 * 1280), "cross-attention-out": SQUARES + WIDTHS,
+               "attention-q": 2 * SQUARES, "attention-k": SQUARES + 768 * WIDTHS}
 
 
 def on_meta(config: dict) -> UNet2DConditionModel:
@@ -72,6 +70,48 @@ def test_counts_of_stable_diffusion():
     units = walk(on_meta(SD15))
     assert len(units.sizes) == 686
     assert {kind: units.count(units.select(REGIONS, (kind,))) for kind in SD15_COUNTS} == SD15_COUNTS
+    assert units.count(units.select(REGIONS, ("bias", "norm"))) == 443_844
+    assert units.count(set(units.select(REGIONS, ("transformer",))) - set(units.select(REGIONS, ("attention",)))) == 173_702_720
+    assert {region: units.count(units.select((region,), ("everything",))) for region in SD15_RESOLUTIONS} == SD15_RESOLUTIONS
+
+
+def test_query_key_value_and_output_divide_attention(model):
+    """Self and cross apart, and both together."""
+    units = walk(model[1])
+    for kind in ("self-attention", "cross-attention", "attention"):
+        parts = [set(units.select(REGIONS, (f"{kind}-{letter}",))) for letter in ("q", "k", "v", "out")]
+        assert set.union(*parts) == set(units.select(REGIONS, (kind,))) and sum(map(len, parts)) == len(set.union(*parts))
+    blocks, transformer = (set(units.select(REGIONS, (kind,))) for kind in ("transformer-block", "transformer"))
+    assert set(units.select(REGIONS, ("attention", "feed-forward"))) < blocks < transformer
+    assert transformer - blocks == {tensor for tensor in units.sizes if re.search(r"\.attentions\.\d+\.(?:norm|proj_in|proj_out)\.", tensor)}
+
+
+def test_resolutions_divide_the_network_but_for_what_has_none(model):
+    units = walk(model[1])
+    parts = [set(units.select((region,), ("everything",))) for region in units.resolutions]
+    embeddings = {tensor for tensor in units.sizes if tensor.startswith(("time_embedding.", "add_embedding."))}
+    assert set.union(*parts) == set(units.sizes) - embeddings and sum(map(len, parts)) == len(units.sizes) - len(embeddings)
+    assert units.within("mid_block.resnets.0", list(units.resolutions)[-1]) and units.within("conv_in", "resolution/1")
+
+
+def test_a_resolution_is_what_its_convolutions_see():
+    """Measured by running the miniature: the side of each resnet's output."""
+    unet, seen = architecture.unet(), {}
+    for name, module in unet.named_modules():
+        if re.fullmatch(r".*\.resnets\.\d+", name):
+            module.register_forward_hook(lambda module, given, output, name=name: seen.update({name: 8 // output.shape[-1]}))
+    with torch.no_grad():
+        unet(torch.zeros(1, 4, 8, 8), 0, torch.zeros(1, 5, 64))
+    units = walk(unet)
+    assert len(seen) == 8 and all(units.within(name, f"resolution/{fraction}") for name, fraction in seen.items())
+
+
+def test_a_resolution_goes_together_with_other_regions():
+    units = walk(on_meta(SD15))
+    half = units.select(("resolution/2",), ("cross-attention-q",))
+    assert {tensor.split(".")[0] + tensor.split(".")[1] for tensor in half} == {"down_blocks1", "up_blocks2"}
+    assert set(units.select(("resolution/2", "mid"), ("cross-attention-q",))) - set(half) == {
+        "mid_block.attentions.0.transformer_blocks.0.attn2.to_q.weight"}
 
 
 def test_counts_agree_with_a_walk_over_module_types():
@@ -113,6 +153,8 @@ def test_what_comes_before_is_down_and_what_comes_after_is_up(site, region):
 
 @pytest.mark.parametrize("regions, kinds, words", [
     (("upp",), ("bias",), ["region 'upp'", "up"]),
+    (("resolution/3",), ("bias",), ["region 'resolution/3'", "resolution/1", "resolution/2"]),
+    (("up",), ("attention-o",), ["kind 'attention-o'", "attention-out"]),
     (("up_blocks.9",), ("bias",), ["region 'up_blocks.9'", "up_blocks."]),
     (("up",), ("cross-atention",), ["kind 'cross-atention'", "cross-attention"]),
     (("mid",), ("resampling",), ["resampling", "mid"]),
@@ -123,6 +165,12 @@ def test_a_selection_that_is_wrong_or_empty_is_refused_in_one_line(regions, kind
     with pytest.raises(BadSelection) as caught:
         walk(architecture.unet()).select(regions, kinds)
     assert "\n" not in str(caught.value) and all(word in str(caught.value) for word in words)
+
+
+def test_a_method_s_own_kinds_are_known_to_it_alone():
+    check_kinds(("bias", "scale"), own=("scale",))
+    with pytest.raises(BadSelection, match="kind 'scale' is unknown"):
+        check_kinds(("bias", "scale"))
 
 
 def unconditional():
@@ -153,4 +201,6 @@ def test_unit_round_trips_through_json():
 
 
 def test_the_methods_name_kinds_that_exist():
-    assert {kind for method in METHODS.values() for choice in method.kinds for kind in choice} <= {*KINDS, *SETS}
+    for method in METHODS.values():
+        for choice in method.kinds:
+            check_kinds(choice, method.own_kinds)
