@@ -10,7 +10,10 @@ from pathlib import Path
 
 from trainers.candidate import Candidate
 from trainers.errors import BadModel
-from trainers.methods import Subset
+from trainers.methods import BaseCache, Subset, method
+from trainers.units import Units
+
+SHORT = 16  # hex digits of a hash in messages
 
 
 def save(path: Path, subset: Subset, candidate: Candidate, base_hash: str) -> int:
@@ -50,3 +53,24 @@ def read(path: Path) -> tuple[Candidate, str, dict]:
             return Candidate.from_json(json.loads(header["candidate"])), header["base"], {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadModel(f"checkpoint {path}: it is not a subset kept by a trial ({type(error).__name__}); give a file from the weights folder") from error
+
+
+def load(path: Path, unet, units: Units, base_hash: str, cache: BaseCache | None = None) -> Subset:
+    """Apply the kept candidate to its base model and set its tensors; the caller must `restore` the subset.
+
+    Raises BadModel where it is no checkpoint of ours, is one of another base model or does not fit its own candidate; BadSelection where
+    this U-Net cannot have the candidate. Whatever is raised, the U-Net is untouched.
+    """
+    candidate, base, tensors = read(path)
+    if base != base_hash:
+        raise BadModel(f"checkpoint {path}: it was trained on base model {base[:SHORT]}, and this one is {base_hash[:SHORT]}: give the model that it was trained on")
+    subset = method(candidate.method).apply(unet, units, candidate, cache)
+    try:
+        unknown = sorted(tensors.keys() - subset.parameters.keys())
+        if unknown:  # left out, they would be missing from what the model computes
+            raise BadModel(f"checkpoint {path}: its tensor {unknown[0]!r} belongs to no parameter of its candidate; copy the file anew")
+        subset.load(tensors)
+    except BaseException:
+        subset.restore()
+        raise
+    return subset

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from trainers import checkpoint
 from trainers.candidate import Candidate
-from trainers.errors import BadModel
+from trainers.errors import BadModel, BadSelection
 from trainers.methods import METHODS
 
-CANDIDATE = Candidate("bias", ("up",), ("bias",), 1e-3, 10)
+CANDIDATE = Candidate.of("bias", ("up",), ("bias",), 1e-3, 10)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ class Large:
     def tensors(self): return {"x": torch.zeros(100_000)}
 resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
 try:
-    checkpoint.save(Path(sys.argv[1]), Large(), Candidate("bias", ("up",), ("bias",), 1e-3, 10), "new")
+    checkpoint.save(Path(sys.argv[1]), Large(), Candidate.of("bias", ("up",), ("bias",), 1e-3, 10), "new")
 except OSError as error:
     print(error.errno, error.filename)
 """
@@ -125,3 +125,51 @@ def test_what_is_no_checkpoint_is_refused_in_one_line_and_never_unpickled(subset
         checkpoint.read(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("method, kinds", [("bias", ("bias",)), ("svdiff", ("cross-attention", "norm")), ("difffit", ("scale", "norm"))])
+def test_loaded_onto_its_base_model_it_computes_the_same(unet, units, tmp_path, method, kinds):
+    def output() -> torch.Tensor:
+        return unet(torch.ones(1, 4, 8, 8), torch.tensor([10]), torch.ones(1, 5, 64)).sample
+
+    candidate = Candidate.of(method, ("up",), kinds, 1e-3, 10)
+    subset = METHODS[method].apply(unet, units, candidate)
+    with torch.no_grad():
+        for parameter in subset.parameters.values():
+            parameter.add_(0.1)
+        trained = output()
+        checkpoint.save(tmp_path / "a.safetensors", subset, candidate, "abc")
+        subset.restore()
+        base = output()
+        again = checkpoint.load(tmp_path / "a.safetensors", unet, units, "abc")
+        assert torch.equal(output(), trained) and not torch.equal(base, trained)
+        again.restore()
+        assert torch.equal(output(), base)
+
+
+def check_refused(unet, units, path: Path, base: str, error: type[Exception], *words: str) -> None:
+    before = dict(unet.named_parameters())
+    with pytest.raises(error) as caught:
+        checkpoint.load(path, unet, units, base)
+    assert "\n" not in str(caught.value) and all(word in str(caught.value) for word in words), str(caught.value)
+    assert dict(unet.named_parameters()).keys() == before.keys() and not any(parameter.requires_grad for parameter in unet.parameters())
+
+
+def test_a_subset_of_another_base_model_is_refused_by_both_hashes(subset, unet, units, tmp_path):
+    checkpoint.save(tmp_path / "a.safetensors", subset, CANDIDATE, "1234567890abcdef" + "0" * 48)
+    subset.restore()
+    check_refused(unet, units, tmp_path / "a.safetensors", "fedcba0987654321" + "0" * 48, BadModel, "a.safetensors", "1234567890abcdef", "fedcba0987654321")
+
+
+@pytest.mark.parametrize("of, error", [(("bias", "norm"), BadSelection), (("time-embedding",), BadSelection)])
+def test_tensors_of_another_candidate_are_refused(subset, unet, units, tmp_path, of, error):
+    """Its header says other kinds than its tensors are of: some are missing, or the U-Net cannot have them."""
+    checkpoint.save(tmp_path / "a.safetensors", subset, Candidate.of("bias", ("up",), of, 1e-3, 10), "abc")
+    subset.restore()
+    check_refused(unet, units, tmp_path / "a.safetensors", "abc", error)
+
+
+def test_tensors_that_would_be_left_out_are_refused(subset, unet, units, tmp_path):
+    checkpoint.save(tmp_path / "a.safetensors", subset, Candidate.of("bias", ("up",), ("norm",), 1e-3, 10), "abc")
+    subset.restore()
+    check_refused(unet, units, tmp_path / "a.safetensors", "abc", BadModel, "belongs to no parameter of its candidate")

@@ -9,7 +9,8 @@ from trainers.methods import METHODS, method
 
 
 def test_the_methods_of_the_papers_are_there_under_their_names():
-    assert {"full", "attention", "norm", "bias", "lora"} <= set(METHODS)
+    assert {"full", "attention", "norm", "bias", "svdiff", "difffit", "lora", "rslora", "dora", "loha", "lokr", "oft", "boft", "ia3", "hra", "vera",
+            "ln-tuning"} <= set(METHODS)
     assert all(method(name).name == name for name in METHODS)
 
 

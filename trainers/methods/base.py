@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
+from trainers.cache import key_of, remember
 from trainers.errors import BadSelection
 
 if TYPE_CHECKING:
@@ -12,6 +19,21 @@ if TYPE_CHECKING:
 
     from trainers.candidate import Candidate
     from trainers.units import Units
+
+
+@dataclass(frozen=True)
+class BaseCache:
+    """A place for what is computed once per base model. folder: of caches; hash: the base model's content hash."""
+
+    folder: Path
+    hash: str
+
+    def remember(self, kind: str, make: Callable[[], dict[str, np.ndarray]], *of: object) -> dict[str, np.ndarray]:
+        """The arrays under `kind`, made if they are not there yet; read-only memory maps shared by all processes.
+
+        of: what of the base model they are about, such as the name of a tensor, so that each is made only when it is asked for.
+        """
+        return remember(self.folder, kind, key_of(self.hash, *of), make)
 
 
 class Subset(ABC):
@@ -27,6 +49,19 @@ class Subset(ABC):
     def count(self) -> int:
         """Trainable elements: what the optimizer holds."""
         return sum(parameter.numel() for parameter in self.parameters.values())
+
+    def rates(self, candidate: Candidate) -> dict[str, float]:
+        """The learning rate of each parameter, by name."""
+        return dict.fromkeys(self.parameters, candidate.learning_rate)
+
+    @abstractmethod
+    def merged(self) -> dict[str, torch.Tensor]:
+        """The tensors of a plain U-Net, by the base's names, that differ from the base's: with them an unchanged U-Net computes
+        what this one does. New float32 tensors on the CPU; the U-Net is not touched."""
+
+    def generating(self) -> AbstractContextManager[None]:
+        """While pictures are generated and losses measured: nothing is trained, so what a step computes anew may be computed once."""
+        return nullcontext()
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """A copy of the subset's values on the CPU, as it is kept on disk."""
@@ -58,12 +93,17 @@ class Method(ABC):
     kinds: ClassVar[tuple[tuple[str, ...], ...]]  # the choices of kinds that the search offers
     learning_rates: ClassVar[tuple[float, float]]  # range of the search, log-uniform, on the bundled miniature
     reference_rate: ClassVar[float]  # of the method as a baseline
+    paper: ClassVar[str] = ""  # "Hu et al. 2022, arXiv 2106.09685"
+    own_kinds: ClassVar[tuple[str, ...]] = ()  # kinds that only this method has: parameters that it adds, no tensors of the U-Net
+    norm_rates: ClassVar[tuple[float, float] | None] = None  # range of a rate of their own for one-dimensional parameters
+    reference_norm_rate: ClassVar[float | None] = None
     ranks: ClassVar[tuple[int, ...]] = ()  # choices of rank; empty: the method has none
 
     @abstractmethod
-    def apply(self, unet, units: Units, candidate: Candidate) -> Subset:
+    def apply(self, unet, units: Units, candidate: Candidate, cache: BaseCache | None = None) -> Subset:
         """Make the candidate's parameters trainable in `unet`, all others frozen. At the start the U-Net computes what
-        the base does. Raises BadSelection if the candidate selects nothing that the method can train."""
+        the base does. Raises BadSelection if the candidate selects nothing that the method can train.
+        Trained parameters are float32, whatever the frozen ones are. cache: where what is computed once per base model is kept."""
 
     @abstractmethod
     def count(self, unet, units: Units, candidate: Candidate) -> int:

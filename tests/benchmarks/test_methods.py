@@ -1,0 +1,41 @@
+"""docs/methods.md has every method and says of none that it fails; what is left out of PEFT still fails."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from benchmarks.documents import DOCS
+from benchmarks.methods import FILE, LEFT_OUT, failing, mark
+from trainers.methods import METHODS
+from trainers.methods.conformance import PROPERTIES, Verdict
+
+
+def part(name: str) -> str:
+    text = (DOCS / FILE).read_text()
+    return text.split(f"<!-- begin {name} -->")[1].split(f"<!-- end {name} -->")[0]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_table_has_every_method_and_property(precision):
+    header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in part(precision).splitlines() if line.startswith("|")]
+    assert header == ["method", *PROPERTIES]
+    assert {method.title for method in METHODS.values()} <= {row[0] for row in rows}
+    assert all(len(row) == len(header) and re.fullmatch(r"yes|exact|\de-\d\d", cell) for row in rows for cell in row[1:])
+
+
+def test_the_overview_has_every_method():
+    assert all(f"| `{name}` | {method.title} |" in part("overview") for name, method in METHODS.items())
+
+
+def test_a_property_that_does_not_hold_stands_out():
+    assert mark("start", Verdict(False, "1e+00")) == "**no**: 1e+00"
+    assert mark("start", Verdict(True, "exact")) == "exact"
+
+
+@pytest.mark.parametrize("method, kinds, reason", LEFT_OUT, ids=lambda value: getattr(value, "title", ""))
+def test_what_is_left_out_fails_and_is_in_the_document(method, kinds, reason):
+    """If it does not, PEFT was mended: it can have a line in the table."""
+    assert not all(verdict.holds for verdict in failing(method, kinds).values())
+    assert f"| {method.title} |" in part("left out")
