@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from trainers.fit import Examples, autocast, target_of
+from trainers.loss import autocast, target_of
+from trainers.plan import Examples
 
 DRAWS = 8  # noise and timestep draws a picture: DESIGN, decision 6
 

@@ -1,140 +1,140 @@
-"""The inner fine-tune: AdamW on the candidate's subset, with the usual loss for the model's prediction type."""
+"""The inner fine-tune: gradient steps on the candidate's subset, repeatable, resumable, with the mitigations' hooks."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch.nn.functional import mse_loss
 
+from trainers import optimizers
+from trainers.draws import Ahead, Drawn, Draws
+from trainers.ema import Average
 from trainers.errors import TrainingDiverged
+from trainers.gradient_checkpointing import gradient_checkpointing
+from trainers.loss import Denoising, autocast, target_of
 from trainers.methods import Subset
+from trainers.mitigated import Encode, Mitigations
+from trainers.mitigations.hooks import TrainingHooks
+from trainers.plan import Examples, Plan
+from trainers.record import Fit, Record
+from trainers.resuming import Checkpoints, RandomStates, Values
+from trainers.schedules import factor
 
-BETAS, WEIGHT_DECAY, EPSILON = (0.9, 0.999), 1e-2, 1e-8  # AdamW as in the papers' code
-WARMUP_STEPS = 10
+__all__ = ["Evaluation", "Examples", "Fit", "Plan", "autocast", "fit", "target_of"]
 
 
 @dataclass(frozen=True)
-class Examples:
-    """What is learned from: posterior mean and deviation (n, 4, h, w), and the row of each picture's caption in `states`.
+class Evaluation:
+    """What looks at the network during training: `look(step)` after every step for which `due(step)` holds, and at step 0 before the first.
 
-    states: (captions, tokens, width) with the empty caption last. All float32, on the U-Net's device.
+    The network is then in evaluation mode, generating, with the averaged values if there is an EMA. Random states are put back.
     """
 
-    mean: torch.Tensor
-    deviation: torch.Tensor
-    states: torch.Tensor
-    caption: torch.Tensor  # (n,) int64
-
-    def __len__(self) -> int:
-        return len(self.mean)
-
-    @property
-    def empty(self) -> int:
-        return len(self.states) - 1
+    due: Callable[[int], bool]
+    look: Callable[[int], None]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a candidate is trained; everything but which parameters."""
+def fit(unet, scheduler, subset: Subset, examples: Examples, plan: Plan, on_step: Callable[[int], None] = lambda step: None, *,
+        rates: Mapping[str, float] | None = None, hooks: Sequence[TrainingHooks] = (), encode: Encode | None = None,
+        evaluations: Sequence[Evaluation] = (), checkpoints: Checkpoints | None = None) -> Fit:
+    """Train the subset in place. The same plan on the same machine gives the same weights, bit for bit on a CPU, also when it was stopped in
+    between and goes on from `checkpoints`.
 
-    steps: int
-    learning_rate: float
-    batch_size: int
-    seed: int
-    caption_dropout: float = 0.1
-    max_grad_norm: float = 1.0
-    precision: str = "fp32"
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What training left behind: mean loss of its last tenth, and seconds."""
-
-    loss: float
-    seconds: float
-
-
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def autocast(device: torch.device, precision: str):
-    """Mixed precision as a context; fp32 is the plain computation."""
-    dtype = AUTOCAST[precision]
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
-
-
-def target_of(scheduler, clean, noise, timesteps):
-    """What the U-Net should say: the noise, or the velocity (Salimans & Ho 2022, eq. 11)."""
-    if scheduler.config.prediction_type == "v_prediction":
-        return scheduler.get_velocity(clean, noise, timesteps)
-    return noise
-
-
-def batches(count: int, size: int, generator: torch.Generator):
-    """Row numbers without end: every picture once before any comes again."""
-    waiting = torch.empty(0, dtype=torch.int64)
-    while True:
-        while len(waiting) < size:
-            waiting = torch.cat([waiting, torch.randperm(count, generator=generator)])
-        yield waiting[:size]
-        waiting = waiting[size:]
-
-
-def fit(unet, scheduler, subset: Subset, examples: Examples, plan: Plan, on_step: Callable[[int], None] = lambda step: None) -> Fit:
-    """Train the subset in place. The same plan on the same machine gives the same weights, bit for bit on a CPU.
-
-    Raises TrainingDiverged at the first loss that is not finite, AssertionError if gradients reach other parameters
-    than the subset's. Whatever is raised, also by `on_step`, leaves the U-Net in evaluation mode with the weights of that
-    moment: `subset.restore` is the caller's.
+    rates: learning rate of each parameter by name (default: the plan's). encode: texts → (k, tokens, width) states, for hooks that change
+    captions. At the end the subset has the averaged values if there is an EMA.
+    Raises TrainingDiverged at the first loss that is not finite, AssertionError if gradients reach other parameters than the
+    subset's, BadModel for a training state of something else. Whatever is raised, also by a callback, leaves the U-Net in evaluation mode,
+    without gradients, with the trained weights of that moment: `subset.restore` is the caller's.
     """
-    start = time.monotonic()
     device = examples.mean.device
-    generator = torch.Generator().manual_seed(plan.seed)
     parameters = list(subset.parameters.values())
-    optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, betas=BETAS, weight_decay=WEIGHT_DECAY, eps=EPSILON, fused=True)
+    mitigations = Mitigations(hooks, encode)
+    task = Denoising(unet, scheduler, examples, plan, mitigations)
+    draws = Draws(mitigations.kept(len(examples)), examples.mean.shape[1:], scheduler.config.num_train_timesteps, plan)
+    optimizer = optimizers.optimizer_of(plan.optimizer, subset.parameters, rates or dict.fromkeys(subset.parameters, plan.learning_rate))
     scaler = torch.amp.GradScaler(device.type, enabled=plan.precision == "fp16")
-    rows_of = batches(len(examples), plan.batch_size, generator)
-    recent: list[torch.Tensor] = []
+    average, record = Average(parameters, plan.ema_decay), Record(plan.batch_size)
+    state = {"values": Values(subset), "optimizer": optimizer, "scaler": scaler, "average": average, "draws": draws, "hooks": mitigations,
+             "random": RandomStates(device), "record": record}
+    evaluate = partial(evaluate_at, evaluations, unet, subset, average, device)
+    mitigations.expect(Ahead(draws), plan.steps)
+    with in_training(unet, subset, plan, device):
+        done = checkpoints.load(plan, state) if checkpoints else 0
+        if not done:
+            evaluate(0)
+        unchecked = True
+        for step in range(done + 1, plan.steps + 1):
+            optimizers.scale_rates(optimizer, factor(plan.schedule, step, plan.warmup_steps, plan.schedule_steps or plan.steps))
+            optimizer.zero_grad(set_to_none=True)
+            loss, kept = backward(task, step, draws.next().to(device), scaler, parameters)
+            if kept and unchecked:
+                check_gradients(unet, subset)
+                unchecked = False
+            if kept:  # else every sample is skipped, and the step changes nothing
+                scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_(parameters, plan.max_grad_norm)
+                scaler.step(optimizer)
+                scaler.update()
+                average.update()
+            record.add(float(loss), kept)
+            if not math.isfinite(record.losses[-1]):
+                raise TrainingDiverged(step, record.losses[-1], plan.learning_rate)
+            evaluate(step)
+            if checkpoints and checkpoints.due(step, plan.steps):
+                checkpoints.save(step, plan, state)
+            on_step(step)
+        if not all(parameter.isfinite().all() for parameter in parameters):  # spoilt by the very last step: the next loss would be
+            raise TrainingDiverged(plan.steps, math.nan, plan.learning_rate)
+        average.adopt()
+    return record.fit()
+
+
+@contextmanager
+def in_training(unet, subset: Subset, plan: Plan, device: torch.device) -> Iterator[None]:
+    """The U-Net in training mode inside; in evaluation mode and without gradients after it, whatever happens. Torch's own generators, which
+    dropout layers draw from, start at the plan's seed inside and are put back."""
     unet.train()
     try:
-        for step in range(1, plan.steps + 1):
-            for group in optimizer.param_groups:
-                group["lr"] = plan.learning_rate * min(1.0, step / WARMUP_STEPS)
-            loss = loss_of(unet, scheduler, examples, next(rows_of), plan, generator)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            if step == 1:
-                check_gradients(unet, subset)
-            scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(parameters, plan.max_grad_norm)
-            scaler.step(optimizer)
-            scaler.update()
-            recent.append(loss.detach())
-            if not math.isfinite(recent[-1]):
-                raise TrainingDiverged(step, float(recent[-1]), plan.learning_rate)
-            on_step(step)
+        with forked(device), gradient_checkpointing(unet, plan.gradient_checkpointing):
+            torch.manual_seed(plan.seed)
+            yield
     finally:
         unet.eval()
-    tail = recent[-max(len(recent) // 10, 1):]
-    return Fit(float(torch.stack(tail).mean()), time.monotonic() - start)
+        for parameter in subset.parameters.values():
+            parameter.grad = None
 
 
-def loss_of(unet, scheduler, examples: Examples, rows, plan: Plan, generator: torch.Generator) -> torch.Tensor:
-    """Mean squared error of one batch. Random numbers come from the CPU's generator, so devices see the same ones."""
-    device, shape = examples.mean.device, (len(rows), *examples.mean.shape[1:])
-    posterior_noise, noise = (torch.randn(shape, generator=generator).to(device) for _ in range(2))
-    timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(rows),), generator=generator).to(device)
-    dropped = (torch.rand(len(rows), generator=generator) < plan.caption_dropout).to(device)
-    rows = rows.to(device)
-    clean = examples.mean[rows] + examples.deviation[rows] * posterior_noise
-    states = examples.states[torch.where(dropped, examples.empty, examples.caption[rows])]
-    with autocast(device, plan.precision):
-        predicted = unet(scheduler.add_noise(clean, noise, timesteps), timesteps, states).sample
-    return mse_loss(predicted.float(), target_of(scheduler, clean, noise, timesteps))
+def forked(device: torch.device):
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
+def evaluate_at(evaluations: Sequence[Evaluation], unet, subset: Subset, average: Average, device: torch.device, step: int) -> None:
+    """Let those evaluations look that are due."""
+    for look in [each.look for each in evaluations if each.due(step)]:
+        unet.eval()
+        with average.swapped(), subset.generating(), forked(device):
+            look(step)
+        unet.train()
+
+
+def backward(task: Denoising, step: int, drawn: Drawn, scaler: torch.amp.GradScaler, parameters: Sequence[torch.nn.Parameter]) -> tuple[torch.Tensor, int]:
+    """Add up the gradients of the mean loss over the samples that are kept, one part of the batch after another. Gives the batch's plain loss,
+    () without gradient, and how many samples are kept; where none is, no parameter has a gradient."""
+    states = task.mitigations.states(step, task.examples, drawn)
+    plain, kept = torch.zeros((), device=states.device), 0
+    for place, part in drawn.parts(task.plan.accumulate):
+        loss, share = task.loss(step, part, states[place]), len(part) / len(drawn)
+        if loss.trained is not None:
+            scaler.scale(loss.trained * share).backward()
+        plain, kept = plain + loss.plain * share, kept + loss.kept
+    if 0 < kept < len(drawn):  # a mean over the kept ones, as Wen et al. 2024 train on what is left of a batch
+        for gradient in [parameter.grad for parameter in parameters if parameter.grad is not None]:
+            gradient.mul_(len(drawn) / kept)
+    return plain, kept
 
 
 def check_gradients(unet, subset: Subset) -> None:
