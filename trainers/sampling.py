@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from trainers.fit import autocast
+from trainers.mitigations.hooks import FirstStep, Guard
 
 
 def initial_noise(count: int, shape: tuple[int, ...], seed: int) -> torch.Tensor:
@@ -15,10 +16,11 @@ def initial_noise(count: int, shape: tuple[int, ...], seed: int) -> torch.Tensor
 
 @torch.inference_mode()
 def sample(unet, scheduler_config: dict, states: torch.Tensor, caption: torch.Tensor, noise: torch.Tensor, *, steps: int,
-           guidance_scale: float, batch_size: int, precision: str = "fp32") -> torch.Tensor:
+           guidance_scale: float, batch_size: int, precision: str = "fp32", guard: Guard | None = None) -> torch.Tensor:
     """Latents of one picture a row of `caption`: (n, 4, h, w) float32, scaled as the U-Net sees them.
 
     states: (captions, tokens, width) with the empty caption last; caption: (n,) rows of it; noise: (n, 4, h, w).
+    guard: generation-time mitigations, which may change what the U-Net is given of a caption, or None.
     DPM-Solver++ 2M (arXiv 2211.01095); conditional and unconditional in one batch.
     """
     from diffusers import DPMSolverMultistepScheduler
@@ -32,7 +34,11 @@ def sample(unet, scheduler_config: dict, states: torch.Tensor, caption: torch.Te
         solver = DPMSolverMultistepScheduler.from_config(scheduler_config, algorithm_type="dpmsolver++", solver_order=2)
         solver.set_timesteps(steps, device=device)
         latents = noise[start : start + batch_size].to(device) * solver.init_noise_sigma
-        both = torch.cat([empty.expand(len(rows), -1, -1), states[rows]])
+        said = states[rows]
+        if guard is not None:
+            pictures = np.arange(start, start + len(rows))
+            said = guarded(guard, first_step(unet, solver, latents, empty, precision), said, rows.cpu().numpy(), pictures)
+        both = torch.cat([empty.expand(len(rows), -1, -1), said])
         for timestep in solver.timesteps:
             given = solver.scale_model_input(torch.cat([latents, latents]), timestep)
             with autocast(device, precision):
@@ -40,6 +46,25 @@ def sample(unet, scheduler_config: dict, states: torch.Tensor, caption: torch.Te
             latents = solver.step(plain + guidance_scale * (conditional - plain), timestep, latents).prev_sample
         out.append(latents.contiguous())
     return torch.cat(out)
+
+
+def first_step(unet, solver, latents: torch.Tensor, empty: torch.Tensor, precision: str) -> FirstStep:
+    """What mitigations may know before `latents` (b, 4, h, w) take the solver's first step."""
+    timestep = solver.timesteps[0]
+    with torch.inference_mode(False):  # autograd refuses tensors of inference mode, which a clone outside of it is not
+        given, unconditional = solver.scale_model_input(latents, timestep).clone(), empty.clone()
+
+    def predict(states: torch.Tensor) -> torch.Tensor:
+        with autocast(given.device, precision):
+            return unet(given, timestep, states).sample.float()
+
+    return FirstStep(unconditional, predict, float(solver.alphas_cumprod[int(timestep)]), solver.config.prediction_type)
+
+
+def guarded(guard: Guard, first: FirstStep, states: torch.Tensor, rows: np.ndarray, pictures: np.ndarray) -> torch.Tensor:
+    """The states (b, tokens, width) that sampling goes on with."""
+    with torch.inference_mode(False), torch.no_grad():
+        return guard.states(first, states.clone(), rows, pictures)
 
 
 @torch.inference_mode()

@@ -10,6 +10,9 @@ import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
 
 from trainers.miniature import architecture
+from trainers.mitigations import MITIGATIONS
+from trainers.mitigations.hooks import GenerationHooks, Guard
+from trainers.mitigations.noise_norm import rms_noise_difference
 from trainers.sampling import decode, initial_noise, sample
 
 SHAPE = (4, 8, 8)
@@ -169,3 +172,91 @@ def test_decoding_undoes_encoding_of_grey_levels():
     greys = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
     mean, _ = encode_pictures(Mirror(), greys)
     np.testing.assert_array_equal(decode(Mirror(), torch.from_numpy(mean), 4), greys)
+
+
+# Guarded by mitigations ----------------------------------------------------------------------------------------------
+
+
+def guard_of(*hooks, encode=None):
+    return Guard(hooks, ["a", "b", "c", "d", ""], encode)
+
+
+def test_a_guard_that_changes_nothing_gives_the_same_bits(unet, states):
+    assert torch.equal(run(unet, states, guard=guard_of(GenerationHooks())), run(unet, states))
+    assert torch.equal(run(unet, states, guard=guard_of()), run(unet, states))
+
+
+class Swapped(GenerationHooks):
+    """Says the next caption instead, and keeps what it was told."""
+
+    def __init__(self):
+        self.captions, self.pictures, self.firsts = [], [], []
+
+    def texts(self, captions, pictures):
+        self.captions += captions
+        self.pictures += pictures.tolist()
+        return [{"a": "b", "b": "c", "c": "d", "d": "a"}[caption] for caption in captions]
+
+    def states(self, first, states):
+        self.firsts.append(first)
+        return states
+
+
+def test_other_captions_give_the_pictures_of_those_in_any_batch(unet, states):
+    expected = run(unet, states, caption=(1, 2, 3, 0, 1))
+    encode = lambda texts: states[["abcd".index(text) for text in texts]]
+    for size in (8, 2):
+        hook = Swapped()
+        torch.testing.assert_close(run(unet, states, guard=guard_of(hook, encode=encode), batch_size=size), expected, atol=1e-4, rtol=1e-4)
+        assert hook.captions == ["a", "b", "c", "d", "a"] and hook.pictures == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("config, alpha", [(ZERO_SNR, 0.0), (SD15, 0.0047)], ids=CONFIGS)
+def test_a_guard_is_shown_the_first_step(unet, states, config, alpha):
+    """By hand: what the U-Net says of the initial noise at the solver's first timestep."""
+    noise, hook = initial_noise(2, SHAPE, seed=7), Swapped()
+    run(unet, states, (0, 1), noise, config, guard=guard_of(hook, encode=lambda texts: states[1:3]))
+    (first,) = hook.firsts
+    solver = DPMSolverMultistepScheduler.from_config(config, algorithm_type="dpmsolver++", solver_order=2)
+    solver.set_timesteps(4)
+    with torch.no_grad():
+        torch.testing.assert_close(first.predict(states[1:3]), unet(noise, solver.timesteps[0], states[1:3]).sample)
+    assert torch.equal(first.empty, states[-1:])
+    assert first.prediction_type == config["prediction_type"] and first.alpha_cumprod == pytest.approx(alpha, abs=1e-4 if config is SD15 else 1e-6)
+
+
+class Downhill(GenerationHooks):
+    """Goes against the gradient of the noise norm, as mitigations do."""
+
+    def states(self, first, states):
+        moved = states.clone().requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad((first.predict(moved) - first.predict(first.empty.expand_as(moved))).square().sum(), [moved])
+        self.gradient = gradient
+        return (moved - gradient).detach()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_guard_may_go_through_the_network_backwards(unet, states, precision):
+    hook = Downhill()
+    found = run(unet, states, guard=guard_of(hook), precision=precision)
+    assert found.isfinite().all() and hook.gradient.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in unet.parameters())
+
+
+def test_prompt_optimization_brings_captions_to_its_target(unet, states):
+    """On the random network the noise norm of every caption ends at or below a target half as large as it was, if steps suffice."""
+    norms = []
+
+    class Measure(GenerationHooks):
+        def states(self, first, states):
+            plain = first.predict(first.empty.expand_as(states))
+            norms.append(rms_noise_difference(first.predict(states), plain, torch.tensor(first.alpha_cumprod), first.prediction_type))
+            return states
+
+    run(unet, states, config=SD15, guard=guard_of(Measure()))
+    target = float(norms[0].min()) / 2
+    optimization = MITIGATIONS["prompt-optimization"].hooks({"rms": target, "steps": 100}, learned=None)
+    found = run(unet, states, config=SD15, guard=guard_of(optimization, Measure()))
+    assert (norms[1] <= target).all() and (norms[0] > target).all()
+    torch.testing.assert_close(run(unet, states, config=SD15, guard=guard_of(optimization), batch_size=2), found, atol=1e-2, rtol=1e-2)
