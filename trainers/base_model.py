@@ -1,87 +1,66 @@
-"""The base model: a Stable Diffusion folder in diffusers' layout, read from safetensors, frozen, with its content hash."""
+"""The base model: Stable Diffusion from safetensors, frozen, with its content hash. Where its files are is `model_files`' business."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from trainers import single_file
 from trainers.errors import BadModel
+from trainers.model_files import SINGLE_PREFIXES, Source, find, first_line, shapes, unet_config
 
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-WEIGHTED = ("unet", "vae", "text_encoder")
-PICKLES = (".bin", ".ckpt", ".pt", ".pth")
-CONFIGS = ("unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json")
+if TYPE_CHECKING:
+    import torch
+    from diffusers import UNet2DConditionModel
+
+UNET = "UNet2DConditionModel"
 PREDICTIONS = ("epsilon", "v_prediction")
 MORE_THAN_CAPTIONS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")  # in a U-Net's config
 READ_BLOCK = 1 << 20  # bytes
+PIXELS_AT_ONCE = 16 * 256 * 256  # that the VAE encodes, for about 3 GB
 MINIATURE = Path(__file__).parent / "miniature" / "base"
 MINIATURE_ENCODER = Path(__file__).parent / "miniature" / "clip"
 
 
-def check_folder(folder: Path) -> Path:
-    """The folder, if it is a diffusers pipeline with safetensors weights whose files are whole. Raises BadModel in one line.
+def check_folder(model: str | Path) -> Path:
+    """The folder with the model's configs (`unet/config.json`, …), if its files are whole. Raises BadModel in one line.
 
-    Reads the JSON files and the headers of the weights, no tensor.
+    model: as `find` takes it. Reads the JSON files and the headers of the weights, no tensor.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise BadModel(f"--model {folder}: there is no such folder; give a Stable Diffusion folder in diffusers' layout")
-    for part in PARTS:
-        if not (folder / part).is_dir():
-            raise BadModel(f"--model {folder}: it has no {part}/ folder; a diffusers pipeline has {', '.join(PARTS)}")
-    for part in WEIGHTED:
-        if not list((folder / part).glob("*.safetensors")):
-            pickled = [file.name for file in (folder / part).iterdir() if file.suffix in PICKLES]
-            why = f"only pickled weights ({pickled[0]}), which can run code when loaded" if pickled else "no weights"
-            raise BadModel(f"--model {folder}: {part}/ has {why}; save the pipeline again with safe_serialization=True")
-    for config in CONFIGS:
-        if not (folder / config).is_file():
-            raise BadModel(f"--model {folder}: it has no {config}; copy the model anew")
-    for part in PARTS:
-        for file in sorted((folder / part).iterdir()):
-            check_file(folder, file)
-    return folder
+    return find(model).configs
 
 
-def check_file(folder: Path, file: Path) -> None:
-    """Raises BadModel for JSON that is no object, and for weights whose header is broken or whose end is missing."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        if file.suffix == ".json" and not isinstance(json.loads(file.read_text(encoding="utf-8")), dict):
-            raise ValueError("it holds no JSON object")
-        if file.suffix == ".safetensors":
-            with safe_open(file, "numpy"):
-                pass
-    except (OSError, ValueError, SafetensorError) as error:
-        raise BadModel(f"--model {folder}: {file.relative_to(folder)} is damaged ({first_line(error)}); copy the model anew") from error
-
-
-def content_hash(folder: Path) -> str:
-    """SHA-256 over the names and contents of the pipeline's files, as hex."""
+def content_hash(model: str | Path | Source, variant: str | None = None) -> str:
+    """SHA-256 over the names and contents of the files that the model is read from, as hex."""
     digest = hashlib.sha256()
-    for part in PARTS:
-        for file in sorted((folder / part).iterdir()):
-            if file.suffix in (".json", ".txt", ".safetensors"):
-                digest.update(f"{part}/{file.name}\0".encode())
-                with file.open("rb") as stream:
-                    while block := stream.read(READ_BLOCK):
-                        digest.update(block)
+    for name, file in find(model, variant).files:
+        digest.update(f"{name}\0".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(READ_BLOCK):
+                digest.update(block)
     return digest.hexdigest()
+
+
+def unet_elements(model: str | Path | Source, variant: str | None = None) -> int:
+    """Elements of the U-Net, by the headers of its weights alone."""
+    source = find(model, variant)
+    prefix = SINGLE_PREFIXES["unet"] if source.single is not None else ""
+    return sum(prod(shape) for file in source.weights("unet") for name, shape in shapes(source.given, file, source.configs).items()
+               if name.startswith(prefix))
 
 
 @dataclass(frozen=True)
 class FrozenPipeline:
-    """The loaded parts on their device; fp32, without gradients, in evaluation mode.
+    """The loaded parts on their device, without gradients, in evaluation mode; fp32 but for the U-Net, which may be in half precision.
 
     `unet` is lent to one candidate at a time, whose `Subset.restore` gives it back untouched. The text encoder is not
     among them: `encode_captions` reads it when a cache must be filled.
     """
 
-    folder: Path
+    source: Source
     hash: str
     unet: Any
     vae: Any
@@ -95,6 +74,11 @@ class FrozenPipeline:
         return DDPMScheduler.from_config(self.scheduler_config)
 
     @property
+    def folder(self) -> Source:
+        """What `encode_captions` takes."""
+        return self.source
+
+    @property
     def prediction_type(self) -> str:
         return self.scheduler_config.get("prediction_type", "epsilon")
 
@@ -104,64 +88,88 @@ class FrozenPipeline:
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
 
-def load(folder: Path, device: str = "cpu") -> FrozenPipeline:
-    """Read U-Net, VAE and schedule in fp32. Raises BadModel where the folder or a file in it is not usable."""
+def load(model: str | Path | Source, device: str = "cpu", dtype: torch.dtype | None = None, variant: str | None = None) -> FrozenPipeline:
+    """Read U-Net, VAE and schedule. Raises BadModel where the model or a file of it is not usable.
+
+    model, variant: as `find` takes them. dtype: of the U-Net's frozen weights, float32 if None; the VAE is always float32, since
+    in float16 it gives NaN.
+    """
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    folder = check_folder(folder)
-    scheduler_config = json.loads((folder / "scheduler" / "scheduler_config.json").read_text(encoding="utf-8"))
+    source = find(model, variant)
+    scheduler_config = source.config("scheduler")
     if scheduler_config.get("prediction_type", "epsilon") not in PREDICTIONS:
-        raise BadModel(f"--model {folder}: prediction_type {scheduler_config['prediction_type']!r} is not trained here; use {' or '.join(PREDICTIONS)}")
-    unet = read_part(folder, "unet", UNet2DConditionModel, torch_dtype=torch.float32)
-    vae = read_part(folder, "vae", AutoencoderKL, torch_dtype=torch.float32)
-    check_conditioning(folder, unet.config, vae.config)
+        raise source.bad(f"prediction_type {scheduler_config['prediction_type']!r} is not trained here; use {' or '.join(PREDICTIONS)}")
+    unet = read_part(source, "unet", UNet2DConditionModel, torch_dtype=dtype or torch.float32)
+    vae = read_part(source, "vae", AutoencoderKL, torch_dtype=torch.float32)
+    check_conditioning(source, unet.config, vae.config)
     for part in (unet, vae):
         part.to(device).eval().requires_grad_(False)
-    return FrozenPipeline(folder, content_hash(folder), unet, vae, scheduler_config, device)
+    return FrozenPipeline(source, content_hash(source), unet, vae, scheduler_config, device)
 
 
-def read_part(folder: Path, part: str, kind: Any, **dtype: Any) -> Any:
+def unet_on_meta(model: str | Path) -> UNet2DConditionModel:
+    """A U-Net that takes no memory, from its configuration alone. model: as `unet_config` takes it.
+
+    Raises BadModel where it is not Stable Diffusion's kind of U-Net.
+    """
+    config = unet_config(model)
+    kind, essential = config.get("_class_name", UNET), ("block_out_channels", "cross_attention_dim")
+    if kind != UNET or not all(name in config for name in essential):
+        what = f"of a {kind}" if kind != UNET else f"of no U-Net (it has no {' or no '.join(name for name in essential if name not in config)})"
+        raise BadModel(f"--model {model}: its configuration is {what}; only Stable Diffusion's {UNET} is understood")
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    try:
+        with torch.device("meta"):
+            return UNet2DConditionModel.from_config(config)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RuntimeError, ArithmeticError) as error:
+        raise BadModel(f"--model {model}: its configuration makes no {UNET} ({first_line(error)}); copy the model anew") from error
+
+
+def read_part(source: Source, part: str, kind: Any, **dtype: Any) -> Any:
     """One part from its safetensors. Raises BadModel, also for tensors that are missing: libraries draw those at random."""
     try:
-        model, found = kind.from_pretrained(folder / part, use_safetensors=True, local_files_only=True, output_loading_info=True, **dtype)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise BadModel(f"--model {folder}: {part}/ cannot be loaded ({first_line(error)}); check the folder with StableDiffusionPipeline") from error
-    missing = sorted(found["missing_keys"])
+        if source.single is not None:
+            model, missing = single_file.read(source, part, kind, *dtype.values())
+        else:
+            model, found = kind.from_pretrained(source.configs / part, use_safetensors=True, local_files_only=True, output_loading_info=True,
+                                                variant=source.variant(part), **dtype)
+            missing = found["missing_keys"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, *single_file.errors()) as error:
+        raise source.bad(f"{part}/ cannot be loaded ({first_line(error)}); check the model with StableDiffusionPipeline") from error
     if missing:
-        raise BadModel(f"--model {folder}: {part}/ lacks {len(missing)} of its tensors, the first {missing[0]!r}; save the pipeline again")
+        raise source.bad(f"{part}/ lacks {len(missing)} of its tensors, the first {min(missing)!r}; save the pipeline again")
     return model
 
 
-def check_conditioning(folder: Path, unet: Any, vae: Any) -> None:
+def check_conditioning(source: Source, unet: Any, vae: Any) -> None:
     """Raises BadModel for a U-Net, given by its config, that wants more than noisy latents, a timestep and a caption."""
     if not unet.in_channels == unet.out_channels == vae.latent_channels:
-        raise BadModel(f"--model {folder}: its U-Net takes {unet.in_channels} channels, gives {unet.out_channels} and its VAE has {vae.latent_channels}; "
-                       "only text-to-image models are trained here, give one whose three numbers agree")
+        raise source.bad(f"its U-Net takes {unet.in_channels} channels, gives {unet.out_channels} and its VAE has {vae.latent_channels}; "
+                         "only text-to-image models are trained here, give one whose three numbers agree")
     more = [name for name in MORE_THAN_CAPTIONS if unet.get(name)]
     if more:
-        raise BadModel(f"--model {folder}: its U-Net asks for more than a caption ({', '.join(more)}); give a Stable Diffusion 1.x or 2.x model")
+        raise source.bad(f"its U-Net asks for more than a caption ({', '.join(more)}); give a Stable Diffusion 1.x or 2.x model")
 
 
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def encode_captions(folder: Path, captions: list[str], device: str = "cpu", batch: int = 64):
+def encode_captions(model: str | Path | Source, captions: list[str], device: str = "cpu", batch: int = 64):
     """Last hidden states of the frozen text encoder: (n, tokens, width) float32 numpy; captions are cut at its window.
 
-    Raises BadModel where tokenizer or text encoder is not usable.
+    model: as `find` takes it, or a pipeline's `source`. Raises BadModel where tokenizer or text encoder is not usable.
     """
     import numpy as np
     import torch
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    folder = check_folder(folder)
+    source = find(model)
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(source.tokenizer, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadModel(f"--model {folder}: tokenizer/ cannot be loaded ({first_line(error)}); copy the model anew") from error
-    encoder = read_part(folder, "text_encoder", CLIPTextModel, dtype=torch.float32).to(device).eval()
+        raise source.bad(f"tokenizer/ cannot be loaded ({first_line(error)}); copy the model anew") from error
+    encoder = read_part(source, "text_encoder", CLIPTextModel, dtype=torch.float32).to(device).eval()
     window = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
     states = []
     with torch.inference_mode():
@@ -172,14 +180,15 @@ def encode_captions(folder: Path, captions: list[str], device: str = "cpu", batc
     return np.concatenate(states)
 
 
-def encode_pictures(vae, pictures, batch: int = 16):
+def encode_pictures(vae, pictures, batch: int | None = None):
     """The VAE's posterior, scaled, of uint8 pictures (n, H, W): mean and deviation, each (n, 4, H/8, W/8) float32 numpy.
 
-    Encoded in fp32: fp16 VAEs give NaN. Raises BadModel if a latent is not finite.
+    batch: pictures at a time; None: as many as have PIXELS_AT_ONCE, since memory goes with pixels. Encoded in fp32: fp16 VAEs give NaN. Raises BadModel if a latent is not finite.
     """
     import numpy as np
     import torch
 
+    batch = batch or max(PIXELS_AT_ONCE // prod(pictures.shape[1:]), 1)
     means, deviations = [], []
     device, scale = next(vae.parameters()).device, vae.config.scaling_factor
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):

@@ -42,6 +42,15 @@ class TrainingDiverged(TrainerError):
         )
 
 
+class NoMemory(TrainerError):
+    """The device's memory is not enough for a candidate: its own fault, so it is not tried again, and the study goes on."""
+
+    def __init__(self, words: str, said: str, batch_size: int):
+        self.words, self.said, self.batch_size = words, said, batch_size
+        super().__init__(f"out of memory with {words} ({said.rstrip('.')}): lower --batch-size {batch_size}, raise --accumulate, "
+                         "or add --gradient-checkpointing")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known names most like `name`, at most three, for an error message: "attention, norm or bias"."""
     names = list(known)

@@ -14,7 +14,7 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTextModel
 
-from trainers import base_model
+from trainers import model_files
 from trainers.base_model import MINIATURE, MINIATURE_ENCODER, check_folder, content_hash, encode_captions, encode_pictures, load
 from trainers.errors import BadModel
 
@@ -81,15 +81,6 @@ def test_old_names_of_a_vae_s_attention_load(folder):
     assert all(torch.equal(own[name], stored[name].float()) for name in stored)
 
 
-def test_weights_in_several_files_load(folder, random_base):
-    model = UNet2DConditionModel.from_pretrained(folder / "unet")
-    (folder / "unet" / WEIGHTS["unet"]).unlink()
-    model.save_pretrained(folder / "unet", max_shard_size="1MB")
-    assert len(list((folder / "unet").glob("*.safetensors"))) > 1
-    own, stored = load(folder).unet.state_dict(), load(random_base).unet.state_dict()
-    assert all(torch.equal(own[name], stored[name]) for name in stored)
-
-
 def test_hash_is_of_names_and_contents_wherever_the_folder_is(folder, random_base):
     before = content_hash(folder)
     assert before == content_hash(random_base) == load(random_base).hash
@@ -151,12 +142,7 @@ def test_a_folder_that_is_not_there():
     refused(lambda: load(Path("no/such/folder")), "--model no/such/folder", "no such folder")
 
 
-def test_a_file_in_the_place_of_a_folder(tmp_path):
-    (tmp_path / "model.ckpt").touch()
-    refused(lambda: load(tmp_path / "model.ckpt"), "no such folder")
-
-
-@pytest.mark.parametrize("part", base_model.PARTS)
+@pytest.mark.parametrize("part", model_files.PARTS)
 def test_a_part_that_is_missing(folder, part):
     shutil.rmtree(folder / part)
     refused(lambda: load(folder), f"no {part}/", "unet, vae, text_encoder, tokenizer, scheduler")
@@ -176,14 +162,14 @@ def test_weights_that_are_pickled_or_not_there(folder, part, pickled, tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("file", [*base_model.CONFIGS, "tokenizer/vocab.json"])
+@pytest.mark.parametrize("file", [*model_files.CONFIGS, "tokenizer/vocab.json"])
 @pytest.mark.parametrize("content", ['{"a": ', "[1]", "\x00\xff", ""])
 def test_json_that_is_damaged(folder, file, content):
     (folder / file).write_bytes(content.encode("latin-1"))
     refused(lambda: load(folder), f"{file} is damaged")
 
 
-@pytest.mark.parametrize("file", base_model.CONFIGS)
+@pytest.mark.parametrize("file", model_files.CONFIGS)
 def test_a_configuration_that_is_missing(folder, file):
     (folder / file).unlink()
     refused(lambda: load(folder), f"no {file}")
@@ -294,6 +280,15 @@ def test_pictures_give_the_scaled_posterior(random_base):
         posterior = pipeline.vae.encode(grey[:, None].repeat(1, 3, 1, 1)).latent_dist
     np.testing.assert_allclose(mean[:1], posterior.mean * pipeline.vae.config.scaling_factor, atol=1e-4)
     np.testing.assert_allclose(deviation[:1], posterior.std * pipeline.vae.config.scaling_factor, rtol=1e-4)
+
+
+def test_pictures_need_not_be_square_and_batches_do_not_count(random_base):
+    """A multiple of the VAE's 8 pixels a side is all that it asks."""
+    pipeline = load(random_base)
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 40, 72), dtype=np.uint8)
+    mean, deviation = encode_pictures(pipeline.vae, pictures)
+    assert mean.shape == deviation.shape == (3, 4, 5, 9)
+    np.testing.assert_allclose(encode_pictures(pipeline.vae, pictures, batch=1)[0], mean, atol=1e-5)
 
 
 def test_latents_are_contiguous_also_from_a_channels_last_vae(random_base):

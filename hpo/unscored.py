@@ -1,0 +1,107 @@
+"""The inner loop of a trial that has too few pictures to score: it fine-tunes and generates as any other, and measures nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hpo import home
+from hpo.identity import encoder_spec, model_folder, resolution_of
+from hpo.inner_loop import TRAINING_STREAM, Clock, InnerLoop, Result, Stage, seed_of
+from hpo.preparation import Pictures, data_root
+from hpo.settings import Settings
+from metrics import encoders
+from metrics.scores import Scores
+from trainers import base_model, checkpoint, mitigations
+from trainers.candidate import Candidate
+from trainers.captions import CaptionEncoder
+from trainers.data import mimic
+from trainers.data.picture import Picture, decode
+from trainers.errors import BadData, CorruptPicture
+from trainers.loss import AUTOCAST
+from trainers.methods import BaseCache
+from trainers.mitigations.hooks import Guard
+from trainers.units import walk
+
+
+@dataclass(frozen=True)
+class Few:
+    """What is learned from, without the sides that scores compare. captions: the distinct ones."""
+
+    train: Pictures
+    captions: list[str]
+
+
+class Unscored(InnerLoop):
+    """As `InnerLoop`, with the pictures that are learned from and no others; its results have no scores, and pictures are generated from
+    the captions that were learned."""
+
+    prepared: Few
+
+    def __init__(self, settings: Settings, device: str, on_stage: Stage = lambda stage: None):
+        on_stage("loading the base model")
+        self.settings, self.device = settings, device
+        self.resolution = resolution_of(settings)
+        self.encoder = encoders.load(encoder_spec(settings), device)
+        self.pipeline = base_model.load(model_folder(settings), device, AUTOCAST[settings.precision])
+        self.units = walk(self.pipeline.unet)
+        self.cache = BaseCache(home.cache_folder(), self.pipeline.hash)
+        self.scheduler = self.pipeline.scheduler()
+        on_stage("encoding")
+        pictures, pixels = some_pictures(data_root(settings), settings.train_images, settings.seed, self.resolution)
+        captions = sorted({picture.caption for picture in pictures})
+        row = {caption: number for number, caption in enumerate(captions)}
+        self.states = torch.from_numpy(base_model.encode_captions(self.pipeline.source, [*captions, ""], device)).to(device)
+        self.captions = CaptionEncoder(self.pipeline.source, device, known=([*captions, ""], self.states))
+        mean, deviation = base_model.encode_pictures(self.pipeline.vae, pixels)
+        self.prepared = Few(Pictures(pictures, pixels, mean, deviation, np.array([row[picture.caption] for picture in pictures])), captions)
+        self.examples = {"train": self.examples_of(self.prepared.train)}
+
+    def evaluated(self, candidate: Candidate, number: int, on_stage: Stage, keep: Path | None, state: Path | None) -> Result:
+        """Fine-tune and generate."""
+        started, clock = time.monotonic(), Clock(on_stage)
+        seed = seed_of(self.settings.seed, TRAINING_STREAM, number)
+        learned = self.learned("train", seed)
+        clock("applying the method")
+        subset = self.apply(candidate, seed)
+        try:
+            clock.stop()
+            done = self.train(candidate, seed, subset, learned, on_step=lambda step: on_stage(f"step {step} of {candidate.steps}"))
+            clock("generating")
+            hooks = mitigations.generation_hooks(candidate.mitigations, learned)
+            guard = Guard(tuple(hooks), [*self.prepared.captions, ""], self.captions.encode) if hooks else None
+            with subset.generating():
+                _, pixels = self.generate("train", guard=guard)
+            clock.stop()
+            if keep is not None:
+                checkpoint.save(keep, subset, candidate, self.pipeline.hash)
+            trainable = subset.count
+        finally:
+            subset.restore()
+        seconds = {"applying": clock.seconds["applying the method"], "training": done.seconds, "generating": clock.seconds["generating"],
+                   "total": time.monotonic() - started}
+        return Result(Scores({}), trainable, trainable / self.units.total, done.loss, seconds, pixels)
+
+
+def some_pictures(root: Path, count: int, seed: int, resolution: int) -> tuple[tuple[Picture, ...], np.ndarray]:
+    """Pictures of the train split in an order that the seed decides, and their pixels (count, R, R) uint8; corrupt ones are left out.
+
+    Raises BadData if there are too few.
+    """
+    found = [picture for picture in mimic.read(root) if picture.split == "train"]
+    kept, pixels = [], []
+    for index in np.random.default_rng(seed).permutation(len(found)):
+        if len(kept) == count:
+            break
+        try:
+            pixels.append(decode(found[index], resolution))
+            kept.append(found[index])
+        except CorruptPicture:
+            continue
+    if len(kept) < count:
+        raise BadData(f"--train-images={count}: this data folder has {len(kept)} usable pictures in its train split: lower it to {len(kept)}")
+    return tuple(kept), np.stack(pixels)
