@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,18 @@ from hpo.settings import Settings
 from metrics import encoders
 from metrics.evaluate import Generated, Measured, PictureSet, References, evaluate, projection_for, real_floor
 from metrics.scores import Scores
-from trainers import base_model, checkpoint, denoising, sampling
+from trainers import base_model, checkpoint, denoising, held_out, mitigations, sampling
 from trainers.cache import key_of, remember
 from trainers.candidate import Candidate
-from trainers.fit import Examples, Plan, fit
-from trainers.methods import Subset, method
+from trainers.captions import CaptionEncoder
+from trainers.errors import BadSelection, NoMemory
+from trainers.fit import Evaluation, Examples, Fit, Plan, fit
+from trainers.methods import BaseCache, Subset, method
+from trainers.mitigations.hooks import Guard, Learned
+from trainers.resuming import Checkpoints
 from trainers.units import walk
 
-LOSS_STREAM, NOISE_STREAM, TRAINING_STREAM = range(3)  # independent random streams of one study seed
+LOSS_STREAM, NOISE_STREAM, TRAINING_STREAM, MITIGATION_STREAM = range(4)  # independent random streams of one study seed
 LOSS_SPAN = (0.0, 0.5)  # part of the noise schedule that the loss gap looks at: there patients differ least (benchmarks/loss_span.py)
 
 BASE_VERSION = 2  # of what is cached under "base"
@@ -38,7 +44,8 @@ Stage = Callable[[str], None]
 class Result:
     """What a finished trial reports. pictures: (k, R, R) uint8, generated from twin captions, for the trial's note.
 
-    seconds: of "training", "generating", "scoring", and "total", in which the subset is also applied, kept and restored.
+    seconds: of "training", "generating", "scoring", and "total", in which the subset is also applied, kept and restored. curve: the
+    held-out loss, (mean on train, mean on twin) by step.
     """
 
     scores: Scores
@@ -47,6 +54,7 @@ class Result:
     training_loss: float
     seconds: dict[str, float]
     pictures: np.ndarray
+    curve: dict[int, tuple[float, float]] = field(default_factory=dict)
 
 
 def seed_of(*parts: int) -> int:
@@ -71,11 +79,13 @@ class InnerLoop:
         self.settings, self.device = settings, device
         self.pipeline = base_model.load(model_folder(settings), device)
         self.units = walk(self.pipeline.unet)
+        self.cache = BaseCache(home.cache_folder(), self.pipeline.hash)
         self.resolution = resolution_of(settings)
         self.encoder = encoders.load(encoder_spec(settings), device)
         on_stage("filling the caches")
         self.prepared: Prepared = prepare(settings, self.pipeline, self.resolution)
         self.states = torch.from_numpy(np.array(self.prepared.states)).to(device)
+        self.captions = CaptionEncoder(self.pipeline.source, device, known=([*self.prepared.captions, ""], self.states))
         self.scheduler = self.pipeline.scheduler()
         self.examples = {name: self.examples_of(getattr(self.prepared, name)) for name in ("train", "twin", "second_twin")}
         on_stage("measuring the untouched base")
@@ -124,18 +134,34 @@ class InnerLoop:
         """For each generated picture the row of the picture whose caption calls it up: all captions equally often."""
         return np.arange(self.settings.generated) % self.settings.train_images
 
-    def generate(self, side: str) -> tuple[np.ndarray, np.ndarray]:
+    def written(self, side: str) -> Said:
+        """A side's captions as they are written."""
+        examples = self.examples[side]
+        return Said(self.states, examples.caption, examples.caption[torch.from_numpy(self.own())])
+
+    def as_trained(self, side: str, candidate: Candidate, learned: Learned) -> Said | None:
+        """A side's captions as the training heard them, anew for every picture; None where that is as they are written."""
+        texts = [picture.caption for picture in getattr(self.prepared, side).pictures]
+        heard = mitigations.as_trained(candidate.mitigations, [*texts, *(texts[row] for row in self.own())], learned)
+        if heard is None:
+            return None
+        rows = torch.arange(len(heard), device=self.device)
+        return Said(torch.cat([heard, self.states[-1:]]), rows[: len(texts)], rows[len(texts):])
+
+    def generate(self, side: str, said: Said | None = None, guard: Guard | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Pictures from a side's captions with the U-Net as it is: latents (G, 4·h·w) float32 and pixels (G, R, R) uint8."""
-        examples, settings = self.examples[side], self.settings
-        noise = sampling.initial_noise(settings.generated, tuple(examples.mean.shape[1:]), seed_of(settings.seed, NOISE_STREAM, side == "twin"))
-        caption = examples.caption.cpu()[torch.from_numpy(self.own())]
-        latents = sampling.sample(self.pipeline.unet, self.pipeline.scheduler_config, self.states, caption, noise,
+        settings, said = self.settings, said or self.written(side)
+        shape = tuple(self.examples[side].mean.shape[1:])
+        noise = sampling.initial_noise(settings.generated, shape, seed_of(settings.seed, NOISE_STREAM, side == "twin"))
+        latents = sampling.sample(self.pipeline.unet, self.pipeline.scheduler_config, said.states, said.generated.cpu(), noise,
                                   steps=settings.sampling_steps, guidance_scale=settings.guidance_scale,
-                                  batch_size=settings.batch_size, precision=settings.precision)
+                                  batch_size=settings.batch_size, precision=settings.precision, guard=guard)
         return latents.flatten(1).cpu().numpy(), sampling.decode(self.pipeline.vae, latents, settings.batch_size)
 
-    def losses(self, side: str, draws: int = denoising.DRAWS, span: tuple[float, float] = LOSS_SPAN) -> np.ndarray:
-        return denoising.losses(self.pipeline.unet, self.scheduler, self.examples[side], seed_of(self.settings.seed, LOSS_STREAM, side == "twin"),
+    def losses(self, side: str, draws: int = denoising.DRAWS, span: tuple[float, float] = LOSS_SPAN, said: Said | None = None) -> np.ndarray:
+        said = said or self.written(side)
+        examples = replace(self.examples[side], states=said.states, caption=said.pictures)
+        return denoising.losses(self.pipeline.unet, self.scheduler, examples, seed_of(self.settings.seed, LOSS_STREAM, side == "twin"),
                                 draws=draws, span=span, batch_size=self.settings.batch_size, precision=self.settings.precision)
 
     def base_scores(self) -> Scores:
@@ -146,79 +172,164 @@ class InnerLoop:
         """The floor: real pictures of both sides as if they had been generated. Quality only."""
         return real_floor(self.references)
 
-    def measure(self, on_stage: Stage = lambda stage: None) -> tuple[Measured, np.ndarray]:
-        """Pictures and losses of the U-Net as it is now, and the pixels made from twin captions."""
+    def measure(self, on_stage: Stage = lambda stage: None, train: Said | None = None, twin: Said | None = None,
+                guard: Guard | None = None) -> tuple[Measured, np.ndarray]:
+        """Pictures and losses of the U-Net as it is now, and the pixels made from twin captions. train, twin: what the captions of either side
+        are said as, if not as they are written; guard: mitigations of generation."""
         on_stage("generating")
-        (train_latents, train_pixels), (twin_latents, twin_pixels) = self.generate("train"), self.generate("twin")
+        (train_latents, train_pixels), (twin_latents, twin_pixels) = self.generate("train", train, guard), self.generate("twin", twin, guard)
         on_stage("scoring")
         own = self.own()
         measured = Measured(Generated(self.encoder.encode(train_pixels), own, train_latents),
-                            Generated(self.encoder.encode(twin_pixels), own, twin_latents), self.losses("train"), self.losses("twin"))
+                            Generated(self.encoder.encode(twin_pixels), own, twin_latents), self.losses("train", said=train), self.losses("twin", said=twin))
         return measured, twin_pixels
 
+    def measure_all(self, candidate: Candidate, learned: Learned, on_stage: Stage = lambda stage: None) -> tuple[list[Measured], np.ndarray]:
+        """As `measure`, with the captions as they are written, and once more as the training heard them where a mitigation changes that:
+        else it would only hide what was copied."""
+        hooks = mitigations.generation_hooks(candidate.mitigations, learned)
+        guard = Guard(tuple(hooks), [*self.prepared.captions, ""], self.captions.encode) if hooks else None
+        found = [self.measure(on_stage, guard=guard)]
+        train, twin = (self.as_trained(side, candidate, learned) for side in ("train", "twin"))
+        if train is not None:
+            found.append(self.measure(on_stage, train, twin))
+        return [measured for measured, _ in found], found[0][1]
+
+    def scores(self, measured: list[Measured]) -> Scores:
+        """Of several measurements of one model, of each score the worse."""
+        return reduce(Scores.worse, (evaluate(self.references, each) for each in measured))
+
+    def learned(self, side: str, seed: int) -> Learned:
+        """What mitigations may know of what is learned from."""
+        pictures: Pictures = getattr(self.prepared, side)
+        return Learned([*self.prepared.captions, ""], np.array(pictures.caption), self.captions.encode, self.captions.random_word,
+                       lambda: self.encoder.encode(pictures.pixels), seed_of(seed, MITIGATION_STREAM))
+
     def apply(self, candidate: Candidate, seed: int) -> Subset:
-        """Make the candidate's parameters trainable; the caller must `restore` the subset."""
+        """Make the candidate's parameters trainable; the caller must `restore` the subset. Raises BadSelection."""
+        mitigations.check(candidate.mitigations)
+        if self.settings.protects == mitigations.WEIGHTS and (others := mitigations.in_order(candidate.mitigations, mitigations.OUTPUTS)):
+            raise BadSelection(f"mitigation {others[0].mitigation} protects outputs, this study's front is of released weights: "
+                               "start a study with --protects outputs for it")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # an adapter's initial factors
-            return method(candidate.method).apply(self.pipeline.unet, self.units, candidate)
+            return method(candidate.method).apply(self.pipeline.unet, self.units, candidate, self.cache)
 
-    def evaluate(self, candidate: Candidate, number: int, on_stage: Stage = lambda stage: None, keep: Path | None = None) -> Result:
+    def train(self, candidate: Candidate, seed: int, subset: Subset, learned: Learned, side: str = "train", on_step: Callable[[int], None] = lambda step: None,
+              evaluations: Sequence[Evaluation] = (), state: Path | None = None) -> Fit:
+        """Fine-tune the subset in place. state: file from which a training that was stopped goes on, written as often as the settings say."""
+        return fit(self.pipeline.unet, self.scheduler, subset, self.examples[side], self.plan(candidate, seed), on_step, rates=subset.rates(candidate),
+                   hooks=mitigations.training_hooks(candidate.mitigations, learned), encode=self.captions.encode, evaluations=evaluations,
+                   checkpoints=None if state is None else self.checkpoints(candidate, side, state))
+
+    def checkpoints(self, candidate: Candidate, side: str, state: Path) -> Checkpoints:
+        belongs = {"candidate": replace(candidate, steps=0).hash, "base": self.pipeline.hash, "data": self.prepared.content, "side": side}
+        return Checkpoints(state, self.settings.checkpoint_every, belongs)
+
+    def evaluate(self, candidate: Candidate, number: int, on_stage: Stage = lambda stage: None, keep: Path | None = None,
+                 state: Path | None = None) -> Result:
         """Fine-tune, generate, score. `number` is the trial's: it seeds training, so that a trial can be repeated exactly.
 
-        keep: file for the subset's tensors, or None. Raises TrainingDiverged, BadSelection: the candidate's own fault.
+        keep: file for the subset's tensors, or None. state: file for the state of the training on the way, or None; what is there already is gone on from.
+        Raises TrainingDiverged, BadSelection, NoMemory: the candidate's own fault.
         """
+        with memory_named(candidate, self.settings):
+            return self.evaluated(candidate, number, on_stage, keep, state)
+
+    def evaluated(self, candidate: Candidate, number: int, on_stage: Stage, keep: Path | None, state: Path | None) -> Result:
         started = time.monotonic()
         seed = seed_of(self.settings.seed, TRAINING_STREAM, number)
+        learned = self.learned("train", seed)
         every = max(candidate.steps // STAGES_A_TRAINING, 1)
-        begun: dict[str, float] = {}
-
-        def begin(stage: str) -> None:
-            on_stage(stage)
-            begun[stage] = time.monotonic()
-
+        clock = Clock(on_stage)
+        curve: dict[int, tuple[float, float]] = {}
         subset = self.apply(candidate, seed)
         try:
-            done = fit(self.pipeline.unet, self.scheduler, subset, self.examples["train"], self.plan(candidate, seed),
-                       lambda step: on_stage(f"step {step} of {candidate.steps}") if step == 1 or step % every == 0 else None)
-            measured, twin_pixels = self.measure(begin)
-            encoded = time.monotonic()
+            done = self.train(candidate, seed, subset, learned, "train",
+                              lambda step: on_stage(f"step {step} of {candidate.steps}") if step == 1 or step % every == 0 else None,
+                              self.held_out(lambda step, train, twin: curve.update({step: (train, twin)})), state)
+            with subset.generating():
+                measured, twin_pixels = self.measure_all(candidate, learned, clock)
+            clock.stop()
             if keep is not None:
                 checkpoint.save(keep, subset, candidate, self.pipeline.hash)
             trainable = subset.count
         finally:
             subset.restore()
         restored = time.monotonic()
-        scores = evaluate(self.references, measured)
+        scores = self.scores(measured)
         ended = time.monotonic()
-        seconds = {"training": done.seconds, "generating": begun["scoring"] - begun["generating"],
-                   "scoring": encoded - begun["scoring"] + ended - restored, "total": ended - started}
-        return Result(scores, trainable, trainable / self.units.total, done.loss, seconds, twin_pixels)
+        seconds = {"training": done.seconds, "generating": clock.seconds["generating"], "scoring": clock.seconds["scoring"] + ended - restored,
+                   "total": ended - started}
+        return Result(scores, trainable, trainable / self.units.total, done.loss, seconds, twin_pixels, curve)
+
+    def held_out(self, report: held_out.Report) -> list[Evaluation]:
+        """The curve of the held-out loss, if the settings ask for one."""
+        settings = self.settings
+        if not settings.held_out_every:
+            return []
+        return [held_out.curve(self.pipeline.unet, self.scheduler, self.examples["train"], self.examples["twin"], every=settings.held_out_every,
+                               seed=seed_of(settings.seed, LOSS_STREAM), report=report, batch_size=settings.batch_size, precision=settings.precision)]
 
     def plan(self, candidate: Candidate, seed: int) -> Plan:
-        return Plan(candidate.steps, candidate.learning_rate, self.settings.batch_size, seed, precision=self.settings.precision)
+        given = self.settings
+        return Plan(candidate.steps, candidate.learning_rate, given.batch_size, seed, caption_dropout=given.caption_dropout,
+                    max_grad_norm=given.max_grad_norm, precision=given.precision, optimizer=given.optimizer, schedule=given.schedule,
+                    schedule_steps=given.steps, warmup_steps=given.warmup_steps, accumulate=given.accumulate, min_snr_gamma=given.min_snr_gamma,
+                    noise_offset=given.noise_offset, ema_decay=given.ema_decay, gradient_checkpointing=given.gradient_checkpointing)
 
     def path(self, candidate: Candidate, number: int, at: tuple[int, ...], side: str = "train",
              measure: Callable[[], Any] | None = None) -> dict[int, Any]:
         """One training of max(at) steps, measured at several numbers of steps: what each shorter training would have been.
 
         That holds because the learning rate does not depend on the steps to come. Gives, by steps, what `measure` gives
-        there: by default what was measured and the pixels made from twin captions, as `self.measure`. `side` is learned
-        from; measured is always train against twin.
+        there: by default as `measure_all`. `side` is learned from; measured is always train against twin.
         """
-        measure = measure or self.measure
         seed = seed_of(self.settings.seed, TRAINING_STREAM, number)
+        learned = self.learned(side, seed)
+        measure = measure or (lambda: self.measure_all(candidate, learned))
         longest = replace(candidate, steps=max(at))
-        subset = self.apply(longest, seed)
         found: dict[int, Any] = {}
-
-        def on_step(step: int) -> None:
-            if step in at:
-                self.pipeline.unet.eval()
-                found[step] = measure()
-                self.pipeline.unet.train()
-
+        subset = self.apply(longest, seed)
         try:
-            fit(self.pipeline.unet, self.scheduler, subset, self.examples[side], self.plan(longest, seed), on_step)
+            self.train(longest, seed, subset, learned, side, evaluations=[Evaluation(lambda step: step in at, lambda step: found.update({step: measure()}))])
         finally:
             subset.restore()
         return found
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the U-Net is given for the captions of a side. states: (k, tokens, width), the empty caption's last; pictures: (n,) rows of it for
+    the side's pictures, generated: (G,) for those that are generated."""
+
+    states: torch.Tensor
+    pictures: torch.Tensor
+    generated: torch.Tensor
+
+
+class Clock:
+    """Seconds by stage, from one `stage` to the next or to `stop`; stages are passed on."""
+
+    def __init__(self, on_stage: Stage):
+        self.on_stage, self.seconds, self.stage, self.since = on_stage, {}, None, 0.0
+
+    def __call__(self, stage: str) -> None:
+        self.stop()
+        self.on_stage(stage)
+        self.stage, self.since = stage, time.monotonic()
+
+    def stop(self) -> None:
+        if self.stage is not None:
+            self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.monotonic() - self.since
+            self.stage = None
+
+
+@contextmanager
+def memory_named(candidate: Candidate, settings: Settings) -> Iterator[None]:
+    """Raises NoMemory, with what was needed and the flags that lower it, where the device's memory is not enough."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise NoMemory(candidate.words, str(error).splitlines()[0], settings.batch_size) from error

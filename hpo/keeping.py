@@ -31,6 +31,13 @@ def path_for(search: Search, asked: Asked) -> Path | None:
     return folder(search).absolute() / f"trial-{asked.number:05d}-{asked.candidate.hash}.safetensors"
 
 
+def state_path(search: Search, asked: Asked) -> Path | None:
+    """Where the state of this trial's training goes on the way, None without --checkpoint-every. A second attempt finds that of the first."""
+    if not search.settings.checkpoint_every:
+        return None
+    return (home.study_folder(search.settings.out, search.settings.study) / "states" / f"{asked.candidate.hash}-{asked.seed_number}.safetensors").absolute()
+
+
 def record(search: Search, asked: Asked, path: Path) -> None:
     """Note where a trial's tensors are going to be. Raises LeaseLost."""
     results.record_artifact(search.store, asked.id, WEIGHTS, str(path))

@@ -113,8 +113,11 @@ def axis_of(name: str, points: list[Row], base: float | None) -> Axis:
 def style(method: str) -> tuple[str, str, str]:
     """Colour, matplotlib's and plotly's mark; the same in every picture."""
     known = list(METHODS)
-    place = known.index(method) if method in known else len(STYLES)
-    return STYLES[place] if place < len(STYLES) else OTHER_STYLE
+    if method not in known:
+        return OTHER_STYLE
+    turn, place = divmod(known.index(method), len(STYLES))
+    # With more methods than styles each colour comes again with another mark.
+    return STYLES[place][0], *STYLES[(place + turn) % len(STYLES)][1:]
 
 
 def title_of(method: str) -> str:

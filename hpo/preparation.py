@@ -68,12 +68,13 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is the same for all trials. states: (captions, tokens, width) float32, the empty caption last."""
+    """What is the same for all trials. captions: the distinct ones; states: (captions + 1, tokens, width) float32, the empty caption last."""
 
     train: Pictures
     twin: Pictures
     second_twin: Pictures
     validate: Pictures
+    captions: list[str]
     states: np.ndarray
     content: str  # `Dealt.content`
 
@@ -158,4 +159,4 @@ def prepare(settings: Settings, pipeline: base_model.FrozenPipeline, resolution:
         pictures = dealt.pictures[name]
         made[name] = Pictures(pictures, dealt.pixels[name], latents[f"{name}_mean"], latents[f"{name}_deviation"],
                               np.array([row[picture.caption] for picture in pictures], np.int64))
-    return Prepared(**made, states=states, content=content)
+    return Prepared(**made, captions=captions, states=states, content=content)

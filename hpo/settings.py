@@ -15,17 +15,25 @@ from typing import Any, get_args, get_type_hints
 from hpo import engines
 from hpo.command import Parser, decimal, whole
 from hpo.errors import BadSetting
+from trainers import optimizers
 from trainers.errors import nearest
+from trainers.schedules import SCHEDULES, WARMUP_STEPS
 
 STEP_GRID = 4  # a candidate's steps are about a quarter, half, three quarters or all of --steps
 PRECISIONS = ("fp32", "bf16", "fp16")
 KEEPS = ("front", "all", "none")
+PROTECTED = ("weights", "outputs")
+# The papers' methods and a few adapters of other kinds, which every version of PEFT has; --methods names others.
+DEFAULT_METHODS = ("full", "attention", "norm", "bias", "lora", "svdiff", "difffit", "loha", "lokr", "oft", "ia3")
+READY = Path(__file__).parent / "configs"  # settings as files, by name
 DEVICE = r"auto|(?:cpu|cuda|mps|xpu)(?::\d+)?"  # what torch.device takes, and auto
 LONGEST_NAME = 200  # characters of a study's name; Optuna's column has 512
 LARGEST = 2**31 - 1  # PostgreSQL's integer
-LEAST = {"trials": 1, "train_images": 10, "steps": 1, "batch_size": 1, "generated": 20, "sampling_steps": 2, "seed": 0, "workers": 1, "resolution": 1}
-TYPE_WORDS = {int: "a whole number", float: "a number", str: "text in quotes", type(None): "left out"}
-METAVARS = {int: "N", float: "NUMBER", str: "TEXT"}
+LEAST = {"trials": 1, "train_images": 10, "steps": 1, "batch_size": 1, "generated": 20, "sampling_steps": 2, "seed": 0, "workers": 1, "resolution": 1,
+         "warmup_steps": 0, "accumulate": 1, "held_out_every": 0, "checkpoint_every": 0}
+TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes", type(None): "left out"}
+METAVARS = {bool: "BOOL", int: "N", float: "NUMBER", str: "TEXT"}
+TRUTHS = {"true": True, "yes": True, "false": False, "no": False}
 
 
 def setting(default: Any, group: str, help: str, *, means: bool = False, choices: Sequence[str] = ()) -> Any:
@@ -58,9 +66,26 @@ class Settings:
     guidance_scale: float = setting(1.5, "trial", "weight of classifier-free guidance", means=True)
     learning_rate_scale: float = setting(1.0, "trial", "factor on each method's range of learning rates (they fit the miniature)", means=True)
 
+    optimizer: str = setting("adamw", "training", "optimizer; all but adamw need the extra 'optimizers'", means=True, choices=tuple(optimizers.OPTIMIZERS))
+    schedule: str = setting("constant", "training", "curve of the learning rate after the warm-up, down to 0 at --steps", means=True, choices=tuple(SCHEDULES))
+    warmup_steps: int = setting(WARMUP_STEPS, "training", "steps in which the learning rate rises from 0", means=True)
+    max_grad_norm: float = setting(1.0, "training", "norm that gradients are clipped to", means=True)
+    caption_dropout: float = setting(0.1, "training", "share of captions that are left out, for guidance", means=True)
+    min_snr_gamma: float | None = setting(None, "training", "γ of min-SNR loss weights, 5 in its paper (default: no weights)", means=True)
+    noise_offset: float = setting(0.0, "training", "noise that is common to a whole channel, 0.05 to 0.1 where it is used", means=True)
+    ema_decay: float | None = setting(None, "training", "decay of an average of the trained values, which then is what is scored (default: none)", means=True)
+    accumulate: int = setting(1, "training", "parts that a batch is split into, one after the other, for less memory")
+    gradient_checkpointing: bool = setting(False, "training", "compute activations twice rather than keep them, for less memory")
+    held_out_every: int = setting(50, "training", "steps from one point of the curve of the loss on train and twin to the next; 0 for none")
+    checkpoint_every: int = setting(0, "training", "steps from one writing of a trial's state, from which it is resumed, to the next; 0 for none")
+
     objectives: str = setting("fd,copy_excess", "search", "two or more score names with commas, or joint_reward", means=True)
     reward_weight: float = setting(0.5, "search", "weight of quality in the joint reward, 0..1", means=True)
-    space: str = setting("default", "search", "search space", means=True)
+    space: str = setting("default", "search", "search space: a name, SPACE.toml, or a function as FILE.py:function")
+    methods: str = setting(",".join(DEFAULT_METHODS), "search", "methods that the spaces default and reference offer, with commas", means=True)
+    protects: str = setting("weights", "search", "what mitigations must protect: weights offers those at training time, outputs those at generation too",
+                            means=True, choices=PROTECTED)
+    baselines: bool = setting(True, "search", "run the papers' methods as published first")
     sampler: str = setting("auto", "search", "Optuna sampler: auto, tpe, gp, nsga2 or random")
 
     engine: str = setting("local", "running", "who places the trials", choices=tuple(engines.CLASSES))
@@ -79,10 +104,11 @@ class Settings:
             check_type(each.name, getattr(self, each.name))
         self.check_numbers()
         self.check_words()
+        self.check_training()
         from hpo import objectives, samplers, spaces
 
         objectives.parse(self.objectives)
-        spaces.named(self.space)
+        spaces.check(self.space, self.methods, usual=",".join(DEFAULT_METHODS))
         samplers.check(self.sampler)
         return self
 
@@ -99,6 +125,21 @@ class Settings:
                 raise BadSetting(f"{flag(name)} {getattr(self, name):g}: it must be above 0 and finite, give such a number")
         if self.gpus_per_trial > 1 and self.gpus_per_trial != int(self.gpus_per_trial):
             raise BadSetting(f"--gpus-per-trial {self.gpus_per_trial:g}: it must be a share up to 1 or a whole number of GPUs, take {round(self.gpus_per_trial)}")
+
+    def check_training(self) -> None:
+        optimizers.check(self.optimizer)
+        if not 0 <= self.caption_dropout <= 1:
+            raise BadSetting(f"--caption-dropout {self.caption_dropout:g}: it is a share, take a number from 0 to 1")
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise BadSetting(f"--ema-decay {self.ema_decay:g}: it must be between 0 and 1, take one like 0.99 or leave the flag out")
+        if not 0 <= self.noise_offset < math.inf:
+            raise BadSetting(f"--noise-offset {self.noise_offset:g}: it must be at least 0 and finite, give such a number")
+        for name in ("max_grad_norm", "min_snr_gamma"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise BadSetting(f"{flag(name)} {value:g}: it must be above 0 and finite, give such a number")
+        if self.accumulate > self.batch_size:
+            raise BadSetting(f"--accumulate {self.accumulate}: a batch of {self.batch_size} has no so many parts, take at most {self.batch_size}")
 
     def check_words(self) -> None:
         if not self.study.strip() or len(self.study) > LONGEST_NAME or any(unicodedata.category(c) in ("Cc", "Cs") for c in self.study):
@@ -155,7 +196,7 @@ def types_of(name: str) -> tuple[type, ...]:
 def check_type(name: str, value: Any) -> None:
     """BadSetting where a setting's value is of another type than the field."""
     types = types_of(name)
-    if isinstance(value, bool) or not isinstance(value, (*types, int) if float in types else types):
+    if not (bool in types if isinstance(value, bool) else isinstance(value, (*types, int) if float in types else types)):
         wanted = " or ".join(TYPE_WORDS[each] for each in types)
         raise BadSetting(f"setting {name} = {value!r}: it must be {wanted}, write it so")
 
@@ -168,7 +209,8 @@ def check_device(device: str) -> None:
 def parser(program: str, description: str, names: Sequence[str] = ()) -> Parser:
     """Flags for the settings of these names (all, if none are given), in groups. Only flags that were given are in the result."""
     result = Parser(prog=program, description=description, argument_default=argparse.SUPPRESS)
-    result.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of these settings; flags win over it")
+    result.add_argument("--config", type=Path, metavar="FILE", help="TOML file with any of these settings, or a ready one by "
+                        f"its name ({', '.join(sorted(file.stem for file in READY.glob('*.toml')))}); flags win over it")
     groups: dict[str, Any] = {}
     for each in fields(Settings):
         if names and each.name not in names:
@@ -177,8 +219,19 @@ def parser(program: str, description: str, names: Sequence[str] = ()) -> Parser:
         if group not in groups:
             groups[group] = result.add_argument_group(group)
         kind = types_of(each.name)[0]
-        groups[group].add_argument(flag(each.name), type={int: whole, float: decimal}.get(kind, str), metavar=METAVARS[kind], help=help_of(each))
+        more = {"nargs": "?", "const": True} if kind is bool else {}
+        groups[group].add_argument(flag(each.name), type={bool: truth, int: whole, float: decimal}.get(kind, str), metavar=METAVARS[kind], help=help_of(each),
+                                   **more)
+        if kind is bool:
+            groups[group].add_argument(flag(f"no_{each.name}"), dest=each.name, action="store_false", help=f"the same as {flag(each.name)} false")
     return result
+
+
+def truth(text: str) -> bool:
+    """A flag's yes or no."""
+    if text.lower() not in TRUTHS:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false, write one of them")
+    return TRUTHS[text.lower()]
 
 
 def help_of(each: Field) -> str:
@@ -196,12 +249,22 @@ def from_command_line(arguments: Sequence[str] | None, program: str, description
 
 
 def from_toml(path: Path) -> Settings:
-    """Settings of a TOML file, over the defaults. Raises BadSetting naming the file."""
+    """Settings of a TOML file, or of a ready one by its name, over the defaults. Raises BadSetting naming the file."""
     try:
-        return Settings.from_json(read_toml(path))
+        return Settings.from_json(read_toml(ready(path)))
     except BadSetting as error:
         named = str(error).startswith("--config")
         raise BadSetting(str(error) if named else f"--config {path}: {error}") from error
+
+
+def ready(path: Path) -> Path:
+    """The file itself, or for a bare name that is no file the ready file of that name. Raises BadSetting for an unknown name."""
+    if path.suffix or len(path.parts) != 1 or path.is_file():
+        return path
+    known = {file.stem: file for file in sorted(READY.glob("*.toml"))}
+    if path.name not in known:
+        raise BadSetting(f"--config {path}: there is no such file, and no such ready one: take {nearest(path.name, known)}, or give a TOML file")
+    return known[path.name]
 
 
 def read_toml(path: Path) -> dict[str, Any]:

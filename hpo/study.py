@@ -10,10 +10,14 @@ from typing import Any
 import optuna
 
 from hpo import objectives as objective_table
+from hpo import spaces
+from hpo.errors import BadSetting
+from hpo.identity import model_folder
 from hpo.samplers import SeededByNumber
 from hpo.settings import Settings
-from hpo.spaces import Bounds, named
-from hpo.spaces.reference import reference_candidate
+from hpo.spaces import BadProposal, Bounds
+from hpo.spaces.reference import BASELINES, YARDSTICK_METHOD, reference_candidate
+from hpo.spaces.sites import sites_of
 from metrics.encoders import PIXELS
 from metrics.estimate import Estimate
 from metrics.scores import SCORES, Scores
@@ -21,13 +25,14 @@ from storage import leases, results
 from storage.errors import StudyFull
 from storage.store import Store
 from trainers.candidate import Candidate
-from trainers.methods import METHODS
 
 CANDIDATE, BASELINE, ATTEMPT, DUPLICATE_OF, YARDSTICK = "candidate", "baseline", "attempt", "duplicate_of", "yardstick"
+SEED_NUMBER = "seed_number"  # on a later attempt: the number of the first
 UNDEFINED = "joint_reward_undefined"  # on a yardstick that was measured but by which nothing can be rewarded
 FAILED_BEFORE = "failed_before"  # on the study: failures of former launches, which do not count against this one
 MOST_ATTEMPTS = 3  # of one candidate whose workers died or lost the database: it may be the one that kills them
 MOST_DUPLICATES = 100  # in a row: then the space counts as exhausted
+MOST_BAD_PROPOSALS = 10  # in a row: then the launch ends, since a user's function gives nothing else
 LEAST_FAILURES, FAILURE_SHARE = 10, 0.2  # DESIGN, decision 1: max(10, N / 5) failed trials are replaced
 PATHS = ("model", "encoder", "data", "out")
 NO_REWARD = ("joint_reward is not defined: the yardstick does not copy more than the untouched base, or the base is no worse than real pictures; "
@@ -49,6 +54,11 @@ class Asked:
     @property
     def number(self) -> int:
         return self.trial.number
+
+    @property
+    def seed_number(self) -> int:
+        """What seeds the training: the number of the first attempt, so that another one is the same training and may go on from its state."""
+        return self.trial.user_attrs.get(SEED_NUMBER, self.number)
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,9 @@ class Search:
     def __init__(self, store: Store, settings: Settings):
         self.store, self.settings = store, settings
         self.objectives = objective_table.parse(settings.objectives)
-        self.space, self.bounds = named(settings.space), Bounds(settings.step_grid, settings.learning_rate_scale)
+        self.space = spaces.named(settings.space)
+        self.bounds = Bounds(settings.step_grid, settings.learning_rate_scale, spaces.methods(settings.methods), settings.protects,
+                             sites_of(model_folder(settings)))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(storage=store.optuna, study_name=settings.study, directions=self.objectives.directions,
                                          sampler=SeededByNumber(settings.sampler, settings.seed), load_if_exists=True)
@@ -82,7 +94,11 @@ class Search:
 
     def register(self, trials: int | None, identity: dict[str, str | int]) -> results.Registered:
         """Create the study's row or join it; trials None: a worker that joins. Raises SettingsDiffer where a setting that means something differs."""
-        binding = {**self.settings.meaning(), **identity}
+        if trials is not None:
+            self.space.check(self.bounds)
+        # A user's space is compared by content, like model and data: its path may be another.
+        space = {"space": self.space.name} if self.space.content is None else {"space_content": self.space.content}
+        binding = {**self.settings.meaning(), **space, **identity}
         binding.pop("objectives"), binding.pop("reward_weight")  # columns of their own
         directions = {name: score.direction for name, score in SCORES.items()}
         registered = results.register(self.store, self.id, trials, binding, self.free(), objectives=self.objectives.names, directions=directions,
@@ -101,12 +117,13 @@ class Search:
         for name in PATHS:
             if free[name] is not None and not (name == "encoder" and free[name] == PIXELS):
                 free[name] = str(Path(free[name]).absolute())
-        return free
+        return {**free, "space": self.space.name}
 
     def ask(self) -> Asked | Wait | Ended:
         """The next trial to run, under a lease of this worker. One worker of the study asks at a time."""
+        bad_proposals = 0
         with leases.translated(), leases.asking(self.store, self.id):
-            while True:
+            while bad_proposals < MOST_BAD_PROPOSALS:
                 for number in leases.expire(self.store, self.id):
                     self.try_again(number)
                 counts = leases.counts(self.store, self.id)
@@ -115,24 +132,32 @@ class Search:
                     return Wait() if counts.running else verdict
                 if counts.finished + counts.running >= counts.trials or self.waits_for_yardstick():
                     return Wait()
+                self.enqueue_baseline()
                 try:
                     asked = self.start()
                 except StudyFull:  # somebody joined who does not ask through us
                     return Wait()
+                except BadProposal as error:
+                    bad_proposals, said = bad_proposals + 1, str(error)
+                    continue
                 if asked is not None:
                     return asked
+                bad_proposals = 0
+        raise BadSetting(f"{said} ({MOST_BAD_PROPOSALS} proposals in a row failed)")
 
     def start(self) -> Asked | None:
-        """Take a proposal and its lease; None if it is a duplicate, which is told at once. A yardstick is run in any case."""
+        """Take a proposal and its lease; None if it is a duplicate, which is told at once. A yardstick is run in any case.
+
+        Raises BadProposal, after telling the trial as failed, where the space gives no candidate.
+        """
         trial = self.study.ask()
-        attributes = trial.user_attrs
-        if CANDIDATE in attributes:
-            candidate = Candidate.from_json(attributes[CANDIDATE])
-            if self.space.parameters(candidate, self.bounds):
-                self.space.propose(trial, self.bounds)  # the enqueued answers are read, so that the sampler learns from them
-        else:
-            candidate = self.space.propose(trial, self.bounds)
-        asked = Asked(trial, candidate, attributes.get(BASELINE) == YARDSTICK)
+        try:
+            with leases.translated():  # a database that is away is no fault of a user's function
+                candidate = self.candidate_of(trial)
+        except BadProposal as error:
+            self.settle(trial, "failed", str(error), own_cause=True)
+            raise
+        asked = Asked(trial, candidate, trial.user_attrs.get(BASELINE) == YARDSTICK)
         self.record(asked)
         other = None if asked.yardstick else results.find_duplicate(self.store, self.id, candidate.hash, asked.id)
         if other is None:
@@ -140,6 +165,15 @@ class Search:
         trial.set_user_attr(DUPLICATE_OF, other)
         self.tell(asked, "duplicate", f"the same candidate as trial {other}")
         return None
+
+    def candidate_of(self, trial: optuna.Trial) -> Candidate:
+        """What was enqueued with the trial, else what the space proposes."""
+        if CANDIDATE not in trial.user_attrs:
+            return self.space.propose(trial, self.bounds)
+        candidate = Candidate.from_json(trial.user_attrs[CANDIDATE])
+        if self.space.parameters(candidate, self.bounds):
+            self.space.propose(trial, self.bounds)  # the enqueued answers are read, so that the sampler learns from them
+        return candidate
 
     def state(self) -> Ended | None:
         """The study's end, if it has come and nothing is running any more."""
@@ -153,7 +187,7 @@ class Search:
         failed = counts.failed - self.study.user_attrs.get(FAILED_BEFORE, 0)
         if failed > most_failures(counts.trials):
             return Ended(1, f"{failed} trials failed, more than max({LEAST_FAILURES}, N/5): {self.reasons()}")
-        if counts.duplicates_in_a_row >= MOST_DUPLICATES and not counts.waiting:
+        if counts.duplicates_in_a_row >= MOST_DUPLICATES and not counts.waiting and self.next_baseline() is None:
             return Ended(0, f"the space is exhausted: {MOST_DUPLICATES} proposals in a row were known already")
         if self.objectives.is_joint_reward:
             spoilt = self.yardsticks("FAIL")
@@ -169,14 +203,14 @@ class Search:
         named = [f"{count} × {reason}" for reason, count in counted.most_common(most)]
         return "; ".join(named) + (f"; {len(counted) - most} other reasons" if len(counted) > most else "")
 
-    # The yardstick: full fine-tuning for all steps comes first; if it fails for good, the next baseline by name.
+    # The yardstick: full fine-tuning for all steps comes first; if it fails for good, the next baseline by name. Then the other baselines.
 
     def yardsticks(self, *states: str) -> list[optuna.trial.FrozenTrial]:
         return [trial for trial in self.study.get_trials(deepcopy=False)
                 if trial.user_attrs.get(BASELINE) == YARDSTICK and trial.state.name in states]
 
     def next_yardsticks(self) -> list[str]:
-        names = ["full", *sorted(set(METHODS) - {"full"})]
+        names = [YARDSTICK_METHOD, *sorted(set(BASELINES) - {YARDSTICK_METHOD})]
         spent = {trial.user_attrs[CANDIDATE]["method"] for trial in self.yardsticks("FAIL") if self.is_spent(trial)}
         return [name for name in names if name not in spent]
 
@@ -189,8 +223,30 @@ class Search:
         if not self.yardsticks("WAITING"):
             left = self.next_yardsticks()
             if left:
-                self.enqueue(reference_candidate(left[0], self.settings.steps, self.settings.learning_rate_scale), {BASELINE: YARDSTICK})
+                self.enqueue(self.reference(left[0]), {BASELINE: YARDSTICK})
         return False
+
+    def reference(self, method: str) -> Candidate:
+        return reference_candidate(method, self.settings.steps, self.settings.learning_rate_scale)
+
+    def enqueue_baseline(self) -> None:
+        """The next of the papers' methods, if one is left and nothing else waits: one at a time, so that a yardstick that must
+        be replaced comes next, and none is left waiting where --trials are fewer."""
+        name = self.next_baseline()
+        if name is not None and not any(trial.state.name == "WAITING" for trial in self.study.get_trials(deepcopy=False)):
+            self.enqueue(self.reference(name), {BASELINE: name})
+
+    def next_baseline(self) -> str | None:
+        """The first of the papers' methods that was neither run, as a yardstick or not, nor waits or runs, nor failed for good."""
+        if not self.settings.baselines:
+            return None
+        run = {trial.user_attrs[CANDIDATE]["method"] for trial in self.study.get_trials(deepcopy=False)
+               if BASELINE in trial.user_attrs and not self.is_lost(trial)}
+        return next((name for name in BASELINES if name not in run), None)
+
+    def is_lost(self, trial: optuna.trial.FrozenTrial) -> bool:
+        """Whether a trial ended without a result though its candidate may be run again, and whoever found that died before saying so."""
+        return trial.state.name == "FAIL" and self.may_retry(trial, leases.read(self.store, trial._trial_id))
 
     def enqueue(self, candidate: Candidate, attributes: dict[str, Any]) -> None:
         self.study.enqueue_trial(self.space.parameters(candidate, self.bounds), user_attrs={CANDIDATE: candidate.to_json(), **attributes})
@@ -212,7 +268,7 @@ class Search:
         recorded, lease = results.candidate(self.store, trial._trial_id), leases.read(self.store, trial._trial_id)
         if recorded is None or not self.may_retry(trial, lease):
             return
-        attributes = {ATTEMPT: trial.user_attrs.get(ATTEMPT, 1) + (lease.outcome != "released")}
+        attributes = {ATTEMPT: trial.user_attrs.get(ATTEMPT, 1) + (lease.outcome != "released"), SEED_NUMBER: trial.user_attrs.get(SEED_NUMBER, number)}
         if BASELINE in trial.user_attrs:
             attributes[BASELINE] = trial.user_attrs[BASELINE]
         self.enqueue(Candidate.from_json(recorded), attributes)
@@ -268,10 +324,13 @@ class Search:
         return lease is not None and lease.worker == self.store.worker and state == optuna.trial.TrialState.COMPLETE
 
     def tell(self, asked: Asked, outcome: str, reason: str | None = None, values: list[float] | None = None, own_cause: bool = False) -> None:
+        self.settle(asked.trial, outcome, reason, values, own_cause)
+
+    def settle(self, trial: optuna.Trial, outcome: str, reason: str | None = None, values: list[float] | None = None, own_cause: bool = False) -> None:
         with leases.translated():
-            leases.settle(self.store, asked.id, outcome, reason, own_cause)
+            leases.settle(self.store, trial._trial_id, outcome, reason, own_cause)
             state = optuna.trial.TrialState.COMPLETE if values is not None else optuna.trial.TrialState.FAIL
-            self.study.tell(asked.trial, values, state=state)
+            self.study.tell(trial, values, state=state)
 
 
 def plain(scores: Scores) -> dict[str, tuple[float, float, float]]:

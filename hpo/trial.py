@@ -15,7 +15,7 @@ from hpo.inner_loop import InnerLoop, Result
 from hpo.stopping import Stopped
 from hpo.study import Asked, Search
 from metrics.errors import MetricError
-from storage import leases
+from storage import leases, results
 from storage.errors import LeaseLost, StorageError, StorageUnreachable
 from trainers.errors import TrainerError
 
@@ -53,6 +53,8 @@ def run_trial(search: Search, inner: InnerLoop, asked: Asked) -> str:
         outcome = fail(search, asked, error)
     if outcome != "finished":
         keeping.drop(search, kept)
+    if outcome != "lost":  # whoever tries again goes on from there
+        keeping.discard(keeping.state_path(search, asked))
     keeping.tidy(search)
     return outcome
 
@@ -68,7 +70,7 @@ def evaluate(search: Search, inner: InnerLoop, asked: Asked, kept: Path | None) 
         if kept is not None:  # noted first: a worker that is killed must not leave a file that nobody knows of
             keeping.record(search, asked, kept)
         with stopping.interruptible():
-            result = inner.evaluate(asked.candidate, asked.number, on_stage, kept)
+            result = inner.evaluate(asked.candidate, asked.seed_number, on_stage, kept, keeping.state_path(search, asked))
         return write(search, asked, result)
 
 
@@ -78,6 +80,7 @@ def write(search: Search, asked: Asked, result: Result) -> str:
     while True:
         try:
             search.record(asked, result.trainable, result.trainable_share)
+            results.record_curve(search.store, asked.id, result.curve)
             notes.write(search, asked, result)
             with leases.translated():
                 asked.trial.set_user_attr(SECONDS, result.seconds)

@@ -93,6 +93,14 @@ class Scores(Mapping[str, Estimate]):
         # A mapping proxy cannot be pickled, and Ray sends scores between processes.
         return type(self), (dict(self.estimates),)
 
+    def worse(self, other: Scores) -> Scores:
+        """Of each score that both have the worse estimate by its direction: a model is as private as its leakiest use."""
+        def pick(name: str) -> Estimate:
+            first, second = self[name], other[name]
+            return second if (second.value > first.value) == (SCORES[name].direction == MINIMIZE) else first
+
+        return Scores({name: pick(name) for name in self if name in other})
+
     def to_json(self) -> dict[str, dict[str, float]]:
         """Plain floats by score and end, for `json.dumps`."""
         return {name: estimate.to_json() for name, estimate in self.estimates.items()}

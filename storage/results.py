@@ -200,6 +200,23 @@ def record_scores(
             connection.execute(text(query), {"seconds": took, "trial": trial_id})
 
 
+def record_curve(store: Store, trial_id: int, curve: Mapping[int, tuple[float, float]]) -> None:
+    """The stable validation loss by step: (mean on train, mean on twin). Again, it replaces. Raises BadValue, LeaseLost."""
+    rows = [{"trial_id": trial_id, "step": int(step), "train": _number("train loss", train), "twin": _number("twin loss", twin)}
+            for step, (train, twin) in curve.items()]  # fmt: skip
+    insert = _insert("loss_curves", ("trial_id", "step", "train", "twin"))
+    with leases.translated(), store.engine.begin() as connection:
+        if rows:
+            connection.execute(text(f"{insert} ON CONFLICT (trial_id, step) DO UPDATE SET train = excluded.train, twin = excluded.twin"), rows)
+
+
+def curve(store: Store, trial_id: int) -> dict[int, tuple[float, float]]:
+    """What `record_curve` wrote, by step."""
+    query = "SELECT step, train, twin FROM peft_pareto.loss_curves WHERE trial_id = :trial ORDER BY step"
+    with leases.translated(), store.engine.connect() as connection:
+        return {step: (train, twin) for step, train, twin in connection.execute(text(query), {"trial": trial_id})}
+
+
 def record_references(
     store: Store,
     study_id: int,

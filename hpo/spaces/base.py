@@ -2,30 +2,85 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
+from optuna.trial import FixedTrial
+
+from hpo.errors import SearchError
+from hpo.settings import DEFAULT_METHODS
 from trainers.candidate import Candidate
+from trainers.mitigations import MITIGATIONS, OUTPUTS, WEIGHTS
+from trainers.units import REGIONS
+
+SHORT = 16  # hex digits of a hash: enough to tell contents apart, few enough to read in a message
+
+
+class BadProposal(SearchError):
+    """A space could not give a candidate for one trial; the message names space, what it gave, and the way out."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the study's settings say about candidates: allowed steps, the last of them all, and a factor on learning rates."""
+    """What the study's settings and its base model say about candidates.
+
+    steps: allowed numbers, the last of them all. rate_scale: a factor on learning rates. methods: names of methods that are
+    offered. protects: what mitigations are for, "weights" or "outputs". sites: the U-Net's attention blocks by path, in the
+    order down, mid, up (`hpo.spaces.sites`); empty where the U-Net is not known.
+    """
 
     steps: tuple[int, ...]
     rate_scale: float = 1.0
+    methods: tuple[str, ...] = DEFAULT_METHODS
+    protects: str = WEIGHTS
+    sites: tuple[str, ...] = ()
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The regions that hold attention blocks: some U-Nets have no middle. All where the U-Net is not known."""
+        return tuple(region for region in REGIONS if not self.sites or any(site.startswith(region) for site in self.sites))
+
+    @property
+    def mitigations(self) -> tuple[str, ...]:
+        """Those that may be used. Weights that are released are protected by training alone, outputs by both kinds."""
+        return tuple(name for name, mitigation in MITIGATIONS.items() if self.protects == OUTPUTS or mitigation.protects == self.protects)
 
 
 class Space(ABC):
-    """A search space. One file a space, one line in `SPACES`. Stateless: the same answers give the same candidate."""
+    """A search space. One file a space, one line in `SPACES`. Stateless: the same answers give the same candidate.
 
-    name: ClassVar[str]
+    name: what --space calls it; of a user's file with its absolute path, since workers may start in other folders.
+    content: None for a space of ours; of a user's, a hash of what decides its proposals, which a study is bound to.
+    takes_methods: whether it offers the methods of --methods.
+    """
+
+    name: str
+    content: str | None = None
+    takes_methods: bool = False
+
+    def check(self, bounds: Bounds) -> None:
+        """Raises BadSetting where nothing can be proposed within these bounds. Asked once a launch, before the first trial."""
+        return
 
     @abstractmethod
     def propose(self, trial: Any, bounds: Bounds) -> Candidate:
-        """The candidate that an Optuna trial's answers name. Parameters have readable names, since dashboards show them."""
+        """The candidate that an Optuna trial's answers name. Parameters have readable names, since dashboards show them.
 
-    @abstractmethod
+        Raises BadProposal where the answers give no candidate: then the trial fails with that reason.
+        """
+
+    def answers(self, candidate: Candidate, bounds: Bounds) -> dict[str, Any]:
+        """At least the answers that would give this candidate, if any do. Raises LookupError where it is sure that none do."""
+        raise LookupError(f"space {self.name} cannot tell answers from candidates")
+
     def parameters(self, candidate: Candidate, bounds: Bounds) -> dict[str, Any]:
-        """The answers that give this candidate, so that a baseline teaches the sampler too; empty if none do."""
+        """The answers that give exactly this candidate, so that a baseline teaches the sampler too; empty if none do."""
+        try:
+            trial = FixedTrial(self.answers(candidate, bounds))
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # Optuna's on a value that is out of range
+                return trial.params if self.propose(trial, bounds) == candidate else {}
+        except (LookupError, ValueError, UserWarning):
+            return {}

@@ -1,43 +1,36 @@
-"""The default space: method, regions, kinds, rank where there is an adapter, learning rate in the method's range, steps."""
+"""The default space: what the tables of methods and mitigations offer, everywhere in the U-Net."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from hpo.spaces.base import Bounds, Space
-from trainers.candidate import Candidate, listed, rounded
+from hpo.spaces.choices import Choices, Offer
+from trainers.candidate import Candidate
 from trainers.methods import METHODS
+from trainers.mitigations import MITIGATIONS
 from trainers.units import REGIONS
 
-WHERE = {"all blocks": REGIONS, "up blocks": ("up",), "mid and up blocks": ("mid", "up"), "down blocks": ("down",),
-         "down and mid blocks": ("down", "mid")}
+WHERE = (REGIONS, ("up",), ("mid", "up"), ("down",), ("down", "mid"), ("mid",), ("down", "up"))
+
+
+def scaled(rates: tuple[float, float] | None, scale: float) -> tuple[float, float] | None:
+    return None if rates is None else (rates[0] * scale, rates[1] * scale)
+
+
+def choices(bounds: Bounds) -> Choices:
+    """The methods of the bounds with their own choices of kinds, ranks and rates, and all mitigations that are allowed."""
+    regions = tuple(choice for choice in WHERE if choice == REGIONS or set(choice) <= set(bounds.regions))
+    offers = {name: Offer(regions, METHODS[name].kinds, METHODS[name].ranks, scaled(METHODS[name].learning_rates, bounds.rate_scale),
+                          scaled(METHODS[name].norm_rates, bounds.rate_scale)) for name in bounds.methods}
+    return Choices(offers, bounds.steps, {name: MITIGATIONS[name].strengths for name in bounds.mitigations}, there=bounds.regions)
 
 
 class Default(Space):
-    name = "default"
+    name, takes_methods = "default", True
 
     def propose(self, trial: Any, bounds: Bounds) -> Candidate:
-        method = METHODS[trial.suggest_categorical("method", list(METHODS))]
-        regions = WHERE[trial.suggest_categorical("where", list(WHERE))]
-        kinds = {listed(choice): choice for choice in method.kinds}
-        chosen = next(iter(kinds)) if len(kinds) == 1 else trial.suggest_categorical(f"kinds of {method.name}", list(kinds))
-        rank = trial.suggest_categorical(f"rank of {method.name}", list(method.ranks)) if method.ranks else None
-        low, high = (rounded(rate * bounds.rate_scale) for rate in method.learning_rates)  # else a rounded rate could leave the range
-        rate = trial.suggest_float(f"learning rate of {method.name}", low, high, log=True)
-        return Candidate(method.name, regions, kinds[chosen], rounded(rate), suggest_steps(trial, bounds), rank)
+        return choices(bounds).propose(trial)
 
-    def parameters(self, candidate: Candidate, bounds: Bounds) -> dict[str, Any]:
-        method = METHODS[candidate.method]
-        answers = {"method": method.name, "where": next(words for words, regions in WHERE.items() if regions == candidate.regions),
-                   f"learning rate of {method.name}": candidate.learning_rate, "steps": candidate.steps}
-        if len(method.kinds) > 1:
-            answers[f"kinds of {method.name}"] = listed(candidate.kinds)
-        if method.ranks:
-            answers[f"rank of {method.name}"] = candidate.rank
-        return answers
-
-
-def suggest_steps(trial: Any, bounds: Bounds) -> int:
-    first, last = bounds.steps[0], bounds.steps[-1]
-    unit = bounds.steps[1] - first if len(bounds.steps) > 1 else 1
-    return trial.suggest_int("steps", first, last, step=unit)
+    def answers(self, candidate: Candidate, bounds: Bounds) -> dict[str, Any]:
+        return choices(bounds).answers(candidate)

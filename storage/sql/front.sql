@@ -1,7 +1,7 @@
 -- What a user may query: pareto_front and trial_scores, made in the schema of Optuna's tables so that psql finds them
 -- without a schema name, and what they are made of. Reading locks nothing; making the views again waits for readers.
 
-DROP VIEW IF EXISTS optuna.pareto_front, optuna.trial_scores, peft_pareto.points, peft_pareto.yardsticks;
+DROP VIEW IF EXISTS optuna.pareto_front, optuna.trial_scores, optuna.loss_curves, peft_pareto.points, peft_pareto.yardsticks;
 
 -- The trials of a study that no other dominates: COMPLETE, all objectives finite, equal points all stay. Each value is
 -- replaced by its rank in its objective (1 = best, ties alike), which keeps dominance; who dominates has a smaller sum of
@@ -131,3 +131,11 @@ CREATE VIEW optuna.trial_scores AS
            p.state, p.trial AS number, p.outcome, p.reason, p.baseline, f.trial_id IS NOT NULL AS on_front
         FROM peft_pareto.points p LEFT JOIN fronts f ON f.trial_id = p.trial_id
         ORDER BY p.study, p.trial;
+
+-- The stable validation loss of every trial during its training.
+CREATE VIEW optuna.loss_curves AS
+    SELECT o.study_name AS study, t.number AS trial, c.step, c.train, c.twin
+        FROM peft_pareto.loss_curves c
+        JOIN optuna.trials t USING (trial_id)
+        JOIN optuna.studies o USING (study_id)
+        ORDER BY o.study_name, t.number, c.step;

@@ -139,6 +139,8 @@ $$;
 
 CREATE OR REPLACE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON peft_pareto.scores
     FOR EACH ROW EXECUTE FUNCTION peft_pareto.guard_rows();
+CREATE OR REPLACE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON peft_pareto.loss_curves
+    FOR EACH ROW EXECUTE FUNCTION peft_pareto.guard_rows();
 CREATE OR REPLACE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON peft_pareto.candidates
     FOR EACH ROW EXECUTE FUNCTION peft_pareto.guard_rows();
 CREATE OR REPLACE TRIGGER guard BEFORE INSERT OR UPDATE ON peft_pareto.artifacts

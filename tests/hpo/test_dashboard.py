@@ -74,7 +74,7 @@ def test_hovering_shows_parameters_and_the_note_its_pictures(database: str, tria
         shown = hovered(driver, *POINTS[1])
         asked = trials[1]
         assert '"number": 1' in shown and f'"method": "{asked.candidate.method}"' in shown and f'"steps": "{asked.candidate.steps}"' in shown
-        assert '"where":' in shown and f'"learning rate of {asked.candidate.method}":' in shown
+        assert '"blocks":' in shown and f'"learning rate of {asked.candidate.method}":' in shown
         assert until(lambda: "copy_excess" in driver.find_element("tag name", "body").text), "objectives are called by name"
         driver.get(f"{url}studies/{study}/trials?numbers=2")
         page = until(lambda: (text := driver.find_element("tag name", "body").text) and trials[2].candidate.words in text and text)

@@ -189,7 +189,7 @@ def test_the_command_itself_names_what_is_wrong_with_data_and_store(settings: Ma
 def test_help_shows_every_setting_with_its_default() -> None:
     for each in fields(Settings):
         flag = f"--{each.name.replace('_', '-')}"
-        entry = re.search(rf"^  {flag} [A-Z]+(.*?)(?=^  --|^\S|\Z)", help_of("hpo.launch"), re.DOTALL | re.MULTILINE)
+        entry = re.search(rf"^  {flag} \[?[A-Z]+\]?(.*?)(?=^  --|^\S|\Z)", help_of("hpo.launch"), re.DOTALL | re.MULTILINE)
         assert entry, f"{flag} is no flag"
         said = " ".join(entry[1].split())
         assert said.startswith(each.metadata["help"]) and "(default: " in said, flag

@@ -54,7 +54,7 @@ def test_a_terminal_gets_one_live_display(searching: Callable[..., Search], fini
     search, out = searching(), io.StringIO()
     finish(search)
     asked = search.ask()
-    with shown(search, Console(file=out, width=120, force_terminal=True)) as display:
+    with shown(search, Console(file=out, width=160, force_terminal=True)) as display:
         display.watch()
         display.live.refresh()
         text = out.getvalue()

@@ -40,9 +40,9 @@ def test_without_flags_the_defaults_hold() -> None:
 
 
 def test_settings_go_to_toml_and_back(tmp_path) -> None:
-    chosen = Settings(trials=7, study='a "name" with \\ and 🩻', objectives="kid,loss_gap", reward_weight=0.25, train_images=40, keep="all")
-    lines = [f"{name.replace('_', '-')} = {value!r}" if not isinstance(value, str) else f"{name} = '{value}'" for name, value in chosen.to_json().items()
-             if value is not None]
+    chosen = Settings(trials=7, study='a "name" with \\ and 🩻', objectives="kid,loss_gap", reward_weight=0.25, train_images=40, keep="all", baselines=False)
+    lines = [f"{name} = '{value}'" if isinstance(value, str) else f"{name.replace('_', '-')} = {str(value).lower()}"
+             for name, value in chosen.to_json().items() if value is not None]
     (tmp_path / "all.toml").write_text("[anything]\n" + "\n".join(lines), encoding="utf-8")
     assert given("--config", str(tmp_path / "all.toml")) == chosen
     assert Settings.from_json(chosen.to_json()) == chosen
@@ -56,6 +56,7 @@ def test_flags_win_over_the_file_even_where_they_say_the_default(tmp_path) -> No
 
 @pytest.mark.parametrize(("text", "words"), [
     ("trails = 5", "'trails' is unknown: take trials"), ("trials = 'five'", "trials = 'five': it must be a whole number"),
+    ("baselines = 1", "baselines = 1: it must be true or false, write it so"), ("baselines = 'no'", "true or false"), ("no_baselines = true", "is unknown"),
     ("trials = 5.0", "a whole number"), ("trials = true", "a whole number"), ("guidance_scale = 'x'", "a number"), ("study = 5", "text in quotes"),
     ("trials 5", "not TOML"), ("trials = 5\ntrials = 6", "not TOML"), ("[a]\ntrials = 5\n[b]\ntrials = 6", "there twice"),
     ("[a.b]\ntrials = 5", "'b' is unknown"), ("trials = 0", "at least 1")])
@@ -82,7 +83,16 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path) -> None:
     (("--learning-rate-scale", "0"), "above 0"), (("--gpus-per-trial", "1.5"), "whole number of GPUs"), (("--gpus-per-trial", "0.5"), "add --engine ray"),
     (("--ray-address", "auto"), "add --engine ray"), (("--gpus-per-trial", "0"), "above 0"),
     (("--objectives", "fid,copy_excess"), "'fid' is unknown: take"), (("--sampler", "tpee"), "'tpee' is unknown: take tpe"),
-    (("--space", "defualt"), "'defualt' is unknown: take default"), (("--engine", "rya"), "'rya' is unknown: take ray"),
+    (("--space", "defualt"), "'defualt' is unknown: take default"), (("--space", "none.toml"), "--space none.toml: it cannot be read"),
+    (("--methods", "loar"), "--methods 'loar' is unknown: take lora"), (("--protects", "weight"), "--protects 'weight' is unknown: take weights"),
+    (("--baselines", "maybe"), "--baselines: 'maybe' is neither true nor false"), (("--no-baselines=no",), "--no-baselines: ignored explicit argument 'no'"),
+    (("--methods", "lora", "--space", "memcontrol-attention"), "has methods of its own, leave the flag out or take --space default"), (("--engine", "rya"), "'rya' is unknown: take ray"),
+    (("--optimizer", "adam"), "'adam' is unknown: take adamw"), (("--schedule", "cosin"), "'cosin' is unknown: take cosine"), (("--warmup-steps=-1",), "at least 0"),
+    (("--caption-dropout", "1.1"), "0 to 1"), (("--caption-dropout", "nan"), "0 to 1"), (("--ema-decay", "1"), "between 0 and 1"),
+    (("--ema-decay", "0"), "leave the flag out"), (("--noise-offset=-0.1",), "at least 0"), (("--noise-offset", "inf"), "finite"),
+    (("--max-grad-norm", "0"), "above 0"), (("--min-snr-gamma", "0"), "above 0"), (("--min-snr-gamma", "nan"), "above 0"), (("--accumulate", "0"), "at least 1"),
+    (("--accumulate", "9", "--batch-size", "8"), "a batch of 8 has no so many parts, take at most 8"), (("--held-out-every=-1",), "at least 0"),
+    (("--checkpoint-every=-1",), "at least 0"), (("--gradient-checkpointing", "maybe"), "neither true nor false"),
     (("--keep", "fronts"), "'fronts' is unknown: take front"), (("--precision", "fp8"), "'fp8' is unknown: take fp"),
     (("--device", "gpu"), "--device 'gpu' is unknown"), (("--engine", "ray", "--device", "cuda:1"), "Ray that chooses"), (("--study", "  "), "1 to 200"),
     (("--study", "a\nb"), "control characters"), (("--study", "x" * 201), "1 to 200"), (("--study", "\udc80"), "control characters"),
@@ -104,8 +114,16 @@ def test_devices_are_taken_as_torch_names_them(device: str) -> None:
 def test_every_setting_is_one_of_what_means_something_or_may_change() -> None:
     means = set(Settings().meaning())
     free = {each.name for each in fields(Settings)} - means
-    assert free == {"trials", "study", "storage", "model", "encoder", "data", "sampler", "engine", "workers", "gpus_per_trial", "ray_address", "device",
-                    "keep", "out"}, "model, encoder and data are compared by content"
+    assert free == {"trials", "study", "storage", "model", "encoder", "data", "space", "baselines", "sampler", "engine", "workers", "gpus_per_trial", "ray_address", "device",
+                    "keep", "out", "accumulate", "gradient_checkpointing", "held_out_every", "checkpoint_every"}, "model, encoder, data and space are compared by content"
+
+
+@pytest.mark.parametrize(("words", "says"), [((), True), (("--baselines",), True), (("--no-baselines",), False), (("--baselines", "false"), False),
+                                             (("--baselines=True",), True), (("--baselines", "NO"), False), (("--no-baselines", "--baselines"), True)])
+def test_what_is_on_or_off_is_a_flag(words: tuple[str, ...], says: bool, tmp_path) -> None:
+    assert given(*words).baselines is says
+    (tmp_path / "off.toml").write_text("baselines = false\n")
+    assert given("--config", str(tmp_path / "off.toml"), *words).baselines is (says if words else False)
 
 
 def test_from_python_the_types_are_checked_too() -> None:

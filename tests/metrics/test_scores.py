@@ -36,3 +36,11 @@ def test_scores_keep_the_order_of_the_table_and_round_trip():
 def test_scores_refuse_a_name_that_no_score_has():
     with pytest.raises(UnknownName, match="'copy_rat'"):
         Scores({"copy_rat": Estimate(0, 0, 0)})
+
+
+def test_the_worse_of_two_is_taken_score_by_score_by_direction():
+    written = Scores({"fd": Estimate(2, 1, 3), "copy_excess": Estimate(0.1, 0, 0.2), "amd_train": Estimate(0.5, 0.4, 0.6), "kid": Estimate(1, 1, 1)})
+    trained = Scores({"fd": Estimate(3, 1, 4), "copy_excess": Estimate(0.0, 0, 0.1), "amd_train": Estimate(0.4, 0.3, 0.6)})
+    worse = written.worse(trained)
+    assert {name: estimate.value for name, estimate in worse.items()} == {"fd": 3, "copy_excess": 0.1, "amd_train": 0.4}
+    assert worse == trained.worse(written) and worse["fd"] is trained["fd"]

@@ -147,6 +147,7 @@ def test_a_late_worker_can_write_nothing(study: Callable, swept: bool) -> None:
         lambda: leases.settle(made.store, number, "failed"),
         lambda: results.record_scores(made.store, number, {"fd": (1.0, 0.5, 1.5)}),
         lambda: results.record_artifact(made.store, number, "weights", "a.safetensors"),
+        lambda: results.record_curve(made.store, number, {1: (1.0, 1.0)}),
         lambda: results.record_candidate(
             made.store, number, hash="i", words="w", method="m", steps=1, json={}),
     ]  # fmt: skip

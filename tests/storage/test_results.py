@@ -287,3 +287,16 @@ def test_a_view_over_two_thousand_trials_is_quick(study: Callable) -> None:
             plan = connection.scalar(text(query), {"name": made.study.study_name})
             times[view] = plan[0]["Execution Time"] / 1000
     assert max(times.values()) < 1, times
+
+
+def test_a_loss_curve_is_stored_by_step_and_can_be_queried(study: Callable) -> None:
+    made = study(name="curves")
+    trial = made.ask(hash="a")
+    results.record_curve(made.store, trial._trial_id, {10: (0.5, 0.6)})
+    results.record_curve(made.store, trial._trial_id, {numpy.int64(10): (numpy.float64(0.4), 0.55), 20: (0.3, 0.5)})
+    assert results.curve(made.store, trial._trial_id) == {10: (0.4, 0.55), 20: (0.3, 0.5)}
+    with pytest.raises(BadValue, match="train loss"):
+        results.record_curve(made.store, trial._trial_id, {30: (0.2, 0.4), 40: (float("nan"), 0.4)})
+    with made.store.engine.connect() as connection:
+        rows = connection.execute(text("SELECT trial, step, train, twin FROM loss_curves WHERE study = 'curves'")).all()
+    assert [tuple(row) for row in rows] == [(0, 10, 0.4, 0.55), (0, 20, 0.3, 0.5)]

@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import optuna
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hpo.errors import BadSetting
-from hpo.spaces import SPACES, Bounds, Space, named
-from hpo.spaces.reference import reference_candidate
+from hpo.settings import DEFAULT_METHODS, Settings
+from hpo.spaces import SPACES, Bounds, Space, check, methods, named
+from hpo.spaces.reference import BASELINES, reference_candidate
 from trainers.candidate import Candidate
+from trainers.errors import BadSelection
 from trainers.methods import METHODS
-from trainers.miniature import architecture
-from trainers.units import walk
+from trainers.mitigations import MITIGATIONS
 
-PROPOSALS = 200
-BOUNDS = [Bounds((50, 100, 150, 200)), Bounds((1,)), Bounds((4, 5, 6, 7), 0.123456)]
+MOST_DIMENSIONS = 30
+ALL_OFF = ("down_blocks.0.attentions", "mid_block.attentions", "up_blocks.1.attentions")  # all that memcontrol-attention trains in the miniature
+CHANGES = {"usual": {}, "one step": {"steps": (1,)}, "odd": {"steps": (4, 5, 6, 7), "rate_scale": 0.123456}, "every method": {"methods": tuple(METHODS)},
+           "outputs": {"protects": "outputs"}}
+OF_METHODS = ("every method", "outputs")  # change only what spaces with the methods of --methods offer
+SELDOM = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+class Drawn:
+    """A trial whose answers hypothesis chooses, so that ends of ranges are tried too."""
+
+    def __init__(self, data: st.DataObject):
+        self.data, self.params = data, {}
+
+    def answer(self, name: str, strategy: st.SearchStrategy) -> Any:
+        self.params[name] = self.data.draw(strategy, name)
+        return self.params[name]
+
+    def suggest_categorical(self, name: str, choices: list) -> Any:
+        return self.answer(name, st.sampled_from(choices))
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1) -> int:
+        return self.answer(name, st.sampled_from(range(low, high + 1, step)))
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        return self.answer(name, st.floats(low, high))
 
 
 @pytest.fixture(params=SPACES, ids=str)
@@ -24,91 +53,111 @@ def space(request) -> Space:
     return SPACES[request.param]
 
 
-@pytest.fixture(scope="module")
-def unet():
-    return architecture.unet()
+@pytest.fixture(params=[(name, change) for name, space in SPACES.items() for change in CHANGES if space.takes_methods or change not in OF_METHODS],
+                ids=" ".join)
+def pair(request, bounds: Bounds) -> tuple[Space, Bounds]:
+    """A space and bounds to try it within."""
+    return SPACES[request.param[0]], replace(bounds, **CHANGES[request.param[1]])
 
 
-@pytest.fixture(scope="module")
-def units(unet):
-    return walk(unet)
+@SELDOM
+@given(data=st.data())
+def test_parameters_give_the_same_candidate_back(pair: tuple[Space, Bounds], answered: Callable, data) -> None:
+    (space, changed), drawn = pair, Drawn(data)
+    candidate = space.propose(drawn, changed)
+    parameters = space.parameters(candidate, changed)
+    assert 0 < len(parameters) <= len(drawn.params) <= MOST_DIMENSIONS
+    trial = answered(parameters)
+    assert space.propose(trial, changed) == candidate
+    assert trial.params == parameters, "nothing was asked beyond them"
+    assert all(isinstance(value, (str, int, float)) for value in parameters.values()), "a dashboard shows them"
 
 
-def proposed(space: Space, bounds: Bounds, count: int = PROPOSALS) -> list[Candidate]:
-    study = optuna.create_study(directions=["minimize"] * 2, sampler=optuna.samplers.RandomSampler(seed=1))
-    return [space.propose(study.ask(), bounds) for _ in range(count)]
-
-
-@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
-def test_parameters_give_the_same_candidate_back(space: Space, bounds: Bounds) -> None:
-    study = optuna.create_study(directions=["minimize"] * 2, sampler=optuna.samplers.RandomSampler(seed=2))
-    for candidate in proposed(space, bounds):
-        study.enqueue_trial(space.parameters(candidate, bounds))
-        trial = study.ask()
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Optuna's "fixed parameter is out of range"
-            assert space.propose(trial, bounds) == candidate
-        assert set(trial.params) == set(space.parameters(candidate, bounds)), "nothing was asked beyond them"
-
-
-@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
-def test_proposals_keep_to_the_bounds(space: Space, bounds: Bounds) -> None:
-    for candidate in proposed(space, bounds):
-        method = METHODS[candidate.method]
-        low, high = (rate * bounds.rate_scale for rate in method.learning_rates)
-        assert candidate.steps in bounds.steps and candidate.kinds in method.kinds
-        assert low * 0.99 <= candidate.learning_rate <= high * 1.01, "three digits"
-        assert (candidate.rank in method.ranks) if method.ranks else candidate.rank is None
-
-
-def test_every_proposal_selects_something_of_the_miniatures_unet(space: Space, unet, units) -> None:
-    seen = proposed(space, BOUNDS[0])
-    assert {candidate.method for candidate in seen} == set(METHODS)
-    for candidate in seen:
-        assert 0 < METHODS[candidate.method].count(unet, units, candidate) <= units.total * 1.1
-
-
-def test_candidates_survive_json(space: Space) -> None:
-    for candidate in proposed(space, BOUNDS[0], 20):
+def test_proposals_keep_to_the_bounds(pair: tuple[Space, Bounds], proposed: Callable) -> None:
+    space, changed = pair
+    for candidate in proposed(space, changed):
+        assert candidate.steps in changed.steps
+        assert not space.takes_methods or candidate.method in changed.methods
+        assert {applied.mitigation for applied in candidate.mitigations} <= set(changed.mitigations)
         assert Candidate.from_json(candidate.to_json()) == candidate and candidate.words
 
 
-@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
+def test_every_proposal_selects_something_of_the_miniatures_unet(space: Space, bounds: Bounds, proposed: Callable, unet, units) -> None:
+    everything = replace(bounds, methods=tuple(METHODS))
+    seen = proposed(space, everything, 300 if space.takes_methods else 30)
+    assert not space.takes_methods or {candidate.method for candidate in seen} == set(METHODS)
+    for candidate in seen:
+        if space.name == "memcontrol-attention-strict" and candidate.frozen and candidate.frozen[0].regions == ALL_OFF:
+            with pytest.raises(BadSelection, match="no parameters are left"):
+                METHODS[candidate.method].count(unet, units, candidate)
+        else:
+            assert 0 < METHODS[candidate.method].count(unet, units, candidate) <= units.total * 1.1, candidate.words
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_every_baseline_is_a_point_of_the_space(space: Space, method: str, bounds: Bounds) -> None:
-    baseline = reference_candidate(method, bounds.steps[-1], bounds.rate_scale)
-    study = optuna.create_study(directions=["minimize"] * 2)
-    study.enqueue_trial(space.parameters(baseline, bounds))
-    assert space.propose(study.ask(), bounds) == baseline
+@pytest.mark.parametrize("name", [name for name, space in SPACES.items() if space.takes_methods])
+def test_every_method_as_published_is_a_point_of_the_space(name: str, method: str, bounds: Bounds, answered: Callable) -> None:
+    for scale in (1.0, 0.123456):
+        here = replace(bounds, methods=tuple(METHODS), rate_scale=scale)
+        published = reference_candidate(method, here.steps[-1], scale)
+        assert SPACES[name].propose(answered(SPACES[name].parameters(published, here)), here) == published
 
 
-def test_the_reference_space_is_finite() -> None:
-    assert len(set(proposed(SPACES["reference"], BOUNDS[0]))) == len(METHODS) * 4
+def test_what_a_space_cannot_propose_has_no_parameters(space: Space, bounds: Bounds) -> None:
+    published = reference_candidate("lora", 200)
+    for stranger in (replace(published, learning_rate=123.0), replace(published, steps=77), replace(published, method="bias"),
+                     replace(published, mitigations=(next(iter(other_mitigations(bounds)), None),)), replace(published, parts=())):
+        assert space.parameters(stranger, bounds) == {}
+    assert space.parameters(published, replace(bounds, methods=("bias",))) == {}
 
 
-@pytest.mark.parametrize("end", [0, 1])
-@pytest.mark.parametrize("method", METHODS)
-def test_rates_at_the_ends_of_the_range_can_be_proposed_again(method: str, end: int) -> None:
-    bounds, space = Bounds((4,), 0.123456), SPACES["default"]
-    rate = METHODS[method].learning_rates[end] * bounds.rate_scale
-    answers = {**space.parameters(reference_candidate(method, 4, bounds.rate_scale), bounds), f"learning rate of {method}": rate}
-    study = optuna.create_study(directions=["minimize"] * 2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        study.enqueue_trial(answers)
-        candidate = space.propose(study.ask(), bounds)
-    study.enqueue_trial(space.parameters(candidate, bounds))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert space.propose(study.ask(), bounds) == candidate
+def other_mitigations(bounds: Bounds) -> list:
+    from trainers.candidate import Applied
+
+    return [Applied.of(name, **{number: choices[0] for number, choices in mitigation.strengths.items()})
+            for name, mitigation in MITIGATIONS.items() if name not in bounds.mitigations]
 
 
-def test_a_rank_is_asked_only_where_there_is_an_adapter() -> None:
-    for candidate in proposed(SPACES["default"], BOUNDS[0], 50):
-        names = SPACES["default"].parameters(candidate, BOUNDS[0])
-        assert any(name.startswith("rank") for name in names) == bool(METHODS[candidate.method].ranks)
+def test_settings_name_methods_that_there_are() -> None:
+    assert methods(Settings().methods) == DEFAULT_METHODS and set(BASELINES) <= set(DEFAULT_METHODS) <= set(METHODS)
+    assert methods(" lora,bias , lora,") == ("lora", "bias")
 
 
-def test_an_unknown_space_is_refused_with_the_nearest_names() -> None:
-    with pytest.raises(BadSetting, match="--space 'refrence' is unknown: take reference"):
-        named("refrence")
+@pytest.mark.parametrize(("given", "says"), [("loar", "--methods 'loar' is unknown: take lora"), ("lora,biass", "'biass' is unknown: take bias"),
+                                             ("", "it names no method, take some of full"), (" , ", "names no method"), ("Lora", "take lora")])
+def test_methods_that_there_are_not_are_refused(given: str, says: str) -> None:
+    with pytest.raises(BadSetting) as refused:
+        methods(given)
+    assert says in str(refused.value)
+
+
+def test_methods_are_refused_where_a_space_has_its_own() -> None:
+    check("memcontrol-attention", Settings().methods, Settings().methods)
+    check("default", "lora", Settings().methods)
+    with pytest.raises(BadSetting, match="--methods lora: --space memcontrol-attention has methods of its own, leave the flag out or take --space default or ref"):
+        check("memcontrol-attention", "lora", Settings().methods)
+
+
+@pytest.mark.parametrize(("name", "says"), [("refrence", "--space 'refrence' is unknown: take reference"), ("memcontrol-svdif", "take memcontrol-svdiff"),
+                                            ("space.py", "a function FILE.py:function"), ("", "is unknown")])
+def test_an_unknown_space_is_refused_with_the_nearest_names(name: str, says: str) -> None:
+    with pytest.raises(BadSetting) as refused:
+        named(name)
+    assert says in str(refused.value)
+
+
+def test_what_protects_outputs_is_offered_only_to_those_who_ask_for_it(bounds: Bounds) -> None:
+    of = {name: mitigation.protects for name, mitigation in MITIGATIONS.items()}
+    assert set(bounds.mitigations) == {name for name, protects in of.items() if protects == "weights"}
+    assert set(replace(bounds, protects="outputs").mitigations) == set(of)
+
+
+def test_regions_are_those_of_the_unet(bounds: Bounds) -> None:
+    assert bounds.regions == Bounds((1,)).regions == ("down", "mid", "up")
+    assert replace(bounds, sites=("down_blocks.0.attentions.0", "up_blocks.1.attentions.0")).regions == ("down", "up")
+
+
+def test_a_space_is_stateless(space: Space, bounds: Bounds) -> None:
+    answers = space.parameters(space.propose(optuna.create_study().ask(), bounds), bounds)
+    first, second = (space.propose(optuna.trial.FixedTrial(answers), bounds) for _ in range(2))
+    assert first == second and first.hash == second.hash

@@ -1,0 +1,129 @@
+"""The lower level as a whole on a small model: mitigations in training and in scoring, the curve, a training that goes on, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hpo import inner_loop
+from hpo.inner_loop import InnerLoop, memory_named
+from hpo.settings import Settings
+from hpo.spaces.reference import reference_candidate
+from metrics.scores import SCORES
+from trainers.candidate import Applied, Candidate
+from trainers.errors import BadModel, BadSelection, NoMemory
+
+BIAS = reference_candidate("bias", 4)
+RWA, TOKENS = Applied.of("rwa-once", words=4), Applied.of("random-tokens", words=2)
+
+
+@pytest.fixture(scope="module")
+def settings(model, data) -> Settings:
+    torch.set_num_threads(1)
+    return Settings(model=str(model / "base"), encoder=str(model / "clip"), data=str(data), train_images=12, generated=20, steps=4, batch_size=8,
+                    sampling_steps=2, device="cpu", held_out_every=2)
+
+
+@pytest.fixture(scope="module")
+def inner(settings) -> InnerLoop:
+    return InnerLoop(settings, "cpu")
+
+
+def weights(inner: InnerLoop) -> list[torch.Tensor]:
+    return [parameter.clone() for parameter in inner.pipeline.unet.parameters()]
+
+
+def test_a_result_has_the_curve_of_the_held_out_loss(inner: InnerLoop) -> None:
+    result = inner.evaluate(BIAS, 0)
+    assert list(result.curve) == [0, 2, 4] and all(len(point) == 2 and min(point) > 0 for point in result.curve.values())
+    assert result.curve[4] != result.curve[0] and result.curve == inner.evaluate(BIAS, 0).curve
+
+
+def test_the_curve_does_not_change_the_training(inner: InnerLoop, settings: Settings) -> None:
+    without = InnerLoop(replace(settings, held_out_every=0), "cpu").evaluate(BIAS, 0)
+    assert without.curve == {} and without.scores == inner.evaluate(BIAS, 0).scores
+
+
+def test_a_mitigation_that_changes_captions_is_scored_both_ways_and_the_worse_counts(inner: InnerLoop) -> None:
+    candidate = replace(BIAS, mitigations=(RWA,))
+    learned = inner.learned("train", 5)
+    written, heard = inner.measure_all(candidate, learned)[0]
+    assert (written.train.features != heard.train.features).any() and (written.twin_losses != heard.twin_losses).any()
+    worse = inner.scores([written, heard])
+    for name, each in zip(("written", "heard"), (inner.scores([written]), inner.scores([heard]))):
+        for score, estimate in each.items():
+            sign = 1 if SCORES[score].direction == "minimize" else -1
+            assert sign * worse[score].value >= sign * estimate.value, (name, score)
+    assert len(inner.measure_all(replace(BIAS, mitigations=(Applied.of("threshold-quantile", quantile=0.9),)), learned)[0]) == 1
+
+
+def test_a_mitigation_of_training_changes_the_training_and_nothing_else(inner: InnerLoop) -> None:
+    before = weights(inner)
+    plain, mitigated = inner.evaluate(BIAS, 0), inner.evaluate(replace(BIAS, mitigations=(RWA,)), 0)
+    assert mitigated.training_loss != plain.training_loss and mitigated.trainable == plain.trainable
+    assert all(torch.equal(one, other) for one, other in zip(before, weights(inner)))
+
+
+def test_a_mitigation_of_outputs_needs_a_study_of_outputs(inner: InnerLoop, settings: Settings) -> None:
+    candidate = replace(BIAS, mitigations=(TOKENS,))
+    with pytest.raises(BadSelection, match="random-tokens protects outputs.*--protects outputs"):
+        inner.evaluate(candidate, 0)
+    outputs = InnerLoop(replace(settings, protects="outputs"), "cpu")
+    plain, guarded = outputs.evaluate(BIAS, 0), outputs.evaluate(candidate, 0)
+    assert guarded.training_loss == plain.training_loss and (guarded.pictures != plain.pictures).any()
+    assert guarded.scores["loss_gap"] == plain.scores["loss_gap"]  # the weights are what they were
+
+
+def test_a_training_that_was_stopped_goes_on_to_the_same_scores(settings: Settings, tmp_path) -> None:
+    inner = InnerLoop(replace(settings, checkpoint_every=1), "cpu")
+    candidate, state = replace(BIAS, mitigations=(RWA,)), tmp_path / "state.safetensors"
+    expected = inner.evaluate(candidate, 3)
+
+    class Killed(BaseException):
+        pass
+
+    def stop_at(wanted: int) -> Callable[[str], None]:
+        def on_stage(stage: str) -> None:
+            if stage.startswith(f"step {wanted} "):
+                raise Killed
+        return on_stage
+
+    with pytest.raises(Killed):
+        inner.evaluate(candidate, 3, stop_at(3), state=state)
+    seen: list[str] = []
+    resumed = inner.evaluate(candidate, 3, seen.append, state=state)
+    assert "step 1 of 4" not in seen and "step 4 of 4" in seen
+    assert resumed.scores == expected.scores and resumed.training_loss == expected.training_loss
+    with pytest.raises(BadModel, match="belongs to another candidate"):
+        inner.evaluate(BIAS, 3, state=state)
+
+
+def test_out_of_memory_names_what_was_needed_and_the_flags(settings: Settings, inner: InnerLoop, monkeypatch) -> None:
+    def too_much(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nmore")
+
+    before = weights(inner)
+    monkeypatch.setattr(inner_loop, "fit", too_much)
+    with pytest.raises(NoMemory, match=r"Tried to allocate 9.00 GiB\): lower --batch-size 8.*--gradient-checkpointing") as caught:
+        inner.evaluate(BIAS, 0)
+    assert "\n" not in str(caught.value) and BIAS.words in str(caught.value)
+    assert all(torch.equal(one, other) for one, other in zip(before, weights(inner)))
+    with pytest.raises(RuntimeError, match="a bug"), memory_named(BIAS, settings):
+        raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("name", ["svdiff", "difffit"])
+def test_the_papers_methods_give_scores(inner: InnerLoop, name: str) -> None:
+    before = weights(inner)
+    result = inner.evaluate(reference_candidate(name, 4), 0)
+    assert set(result.scores) == set(SCORES) and 0 < result.trainable_share < 0.05
+    assert all(torch.equal(one, other) for one, other in zip(before, weights(inner)))
+
+
+def test_a_path_measures_what_shorter_trainings_would_have_been(inner: InnerLoop) -> None:
+    path = inner.path(BIAS, 7, (2, 4))
+    shorter: Candidate = replace(BIAS, steps=2)
+    assert inner.scores(path[2][0]) == inner.evaluate(shorter, 7).scores and inner.scores(path[4][0]) == inner.evaluate(BIAS, 7).scores
