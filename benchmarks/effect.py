@@ -1,7 +1,8 @@
 """`python -m benchmarks.effect [--data DIR]` repeats the papers' effect and writes its part of docs/results.md.
 
-Untouched base, full, attention, LoRA, norm and bias, three seeds each, at five numbers of steps; controls that learn from
-the second twin; and the methods compared at equal quality, early-stopped full fine-tuning among them.
+Untouched base and the papers' methods, each alone, with random word addition (rwa) and with threshold mitigation (tm), three seeds
+each, at five numbers of steps; controls that learn from the second twin; and all of them compared at equal quality,
+early-stopped full fine-tuning among them.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from math import comb
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.documents import DOCS, table, write_part
-from benchmarks.effect_runs import CONTROL_DRAWS, METHODS, SEEDS, Run, settings_of, steps_of, unpacked
+from benchmarks.effect_runs import CONTROL_DRAWS, METHODS, MITIGATIONS, RECIPES, SEEDS, Run, measured_at, recipe, runs, settings_of, steps_of
 from benchmarks.summaries import chance_of_fewer, pairs_apart, seed_noise, signal_to_noise, z
 from hpo import home
 from hpo.inner_loop import InnerLoop, pick_device
 from hpo.objectives import parse
 from hpo.settings import Settings
-from hpo.spaces.reference import reference_candidate
 from metrics.copying import copy_excess
 from metrics.estimate import Estimate
 from metrics.evaluate import Measured, References, copy_sides, evaluate, loss_sides
@@ -40,14 +41,17 @@ PATH_SCORES = ("fd", "copy_excess", "loss_gap", "copy_rate")
 
 @dataclass(frozen=True)
 class Effect:
-    """All runs of one data set: what was measured, by run and steps, and the references that it is held against."""
+    """All runs of one data set: what was measured, by run and steps, and the references that it is held against.
+
+    measured: by (recipe, seed, steps), with captions as they are written and, where a mitigation changed them, as training heard them.
+    """
 
     settings: Settings
     references: References
     base: Scores
     floor: Scores
-    measured: dict[tuple[str, int, int], Measured]  # (method, seed, steps)
-    pictures: dict[tuple[str, int], np.ndarray]  # (method, steps) of seed 0
+    measured: dict[tuple[str, int, int], list[Measured]]
+    pictures: dict[tuple[str, int], np.ndarray]  # (recipe, steps) of seed 0
     controls: dict[int, Scores]
     scored: dict[tuple[str, int, int], Scores] = field(default_factory=dict, repr=False)  # each is asked for by several tables
 
@@ -58,17 +62,21 @@ class Effect:
     def scores(self, method: str, seed: int, steps: int) -> Scores:
         run = method, seed, steps
         if run not in self.scored:
-            self.scored[run] = evaluate(self.references, self.measured[run])
+            self.scored[run] = reduce(Scores.worse, (evaluate(self.references, measured) for measured in self.measured[run]))
         return self.scored[run]
+
+    def mean(self, name: str, steps: int, score: str) -> float:
+        """Over the seeds."""
+        return float(np.mean([self.scores(name, seed, steps)[score].value for seed in SEEDS]))
 
     def paired(self, score: str, method: str, other: str, seed: int | None, steps: int) -> Estimate:
         """Difference of two methods on the same patients and noise; seed None pools the seeds (losses are averaged)."""
-        one, two = (self.pooled(each, steps) if seed is None else self.measured[each, seed, steps] for each in (method, other))
+        one, two = (self.pooled(each, steps) if seed is None else self.measured[each, seed, steps][0] for each in (method, other))
         against = replace(self.references, base=two)
         return loss_gap(*loss_sides(against, one)) if score == "loss_gap" else copy_excess(*copy_sides(against, one))
 
     def pooled(self, method: str, steps: int) -> Measured:
-        each = [self.measured[method, seed, steps] for seed in SEEDS]
+        each = [self.measured[method, seed, steps][0] for seed in SEEDS]
         return replace(each[0], train_losses=np.mean([m.train_losses for m in each], 0), twin_losses=np.mean([m.twin_losses for m in each], 0))
 
 
@@ -82,20 +90,20 @@ def run_workers(settings: Settings, folder: Path, workers: int) -> None:
 def load(inner: InnerLoop, folder: Path) -> Effect:
     settings = inner.settings
     measured, pictures = {}, {}
-    for method in METHODS:
-        for seed in SEEDS:
-            run = Run(method, seed)
-            arrays = np.load(folder / f"{run.name}.npz")
-            for steps in steps_of(settings, run):
-                measured[method, seed, steps] = unpacked(arrays, f"{steps}/")
-                if seed == SEEDS[0]:
-                    pictures[method, steps] = arrays[f"{steps}/pictures"]
+    for run in runs():
+        if run.control:
+            continue
+        arrays = np.load(folder / f"{run.name}.npz")
+        for steps in steps_of(settings, run):
+            measured[run.recipe, run.seed, steps] = measured_at(arrays, steps)
+            if run.seed == SEEDS[0]:
+                pictures[run.recipe, steps] = arrays[f"{steps}/pictures"]
     pictures["base", 0] = np.array(inner.base_pictures)
     controls = {}
     for draw in CONTROL_DRAWS:
         run = Run("full", draw, control=True)
         other = InnerLoop(settings_of(settings, run), inner.device)
-        controls[draw] = evaluate(other.references, unpacked(np.load(folder / f"{run.name}.npz"), f"{settings.steps}/"))
+        controls[draw] = evaluate(other.references, measured_at(np.load(folder / f"{run.name}.npz"), settings.steps)[0])
     return Effect(settings, inner.references, inner.base_scores(), inner.real_scores(), measured, pictures, controls)
 
 
@@ -110,11 +118,11 @@ def spread(values: list[float]) -> str:
 def paths_table(effect: Effect) -> str:
     rows = [["untouched base", "0", f"{effect.base['fd'].value:.3g}", "0", "0", f"{effect.base['copy_rate'].value:.3g}"],
             ["real pictures", "–", f"{effect.floor['fd'].value:.3g}", "–", "–", "–"]]
-    for method in METHODS:
+    for name in RECIPES:
         for steps in effect.steps:
-            each = [effect.scores(method, seed, steps) for seed in SEEDS]
-            rows.append([method, str(steps), *(spread([scores[name].value for scores in each]) for name in PATH_SCORES)])
-    return table(["method", "steps", *(f"`{name}`" for name in PATH_SCORES)], rows)
+            each = [effect.scores(name, seed, steps) for seed in SEEDS]
+            rows.append([name, str(steps), *(spread([scores[score].value for scores in each]) for score in PATH_SCORES)])
+    return table(["trained", "steps", *(f"`{name}`" for name in PATH_SCORES)], rows)
 
 
 def expectations(effect: Effect) -> tuple[str, list[tuple[bool, str]]]:
@@ -156,18 +164,32 @@ def controls_table(effect: Effect) -> str:
 
 
 def equal_quality(effect: Effect) -> str:
-    """At levels of `fd` that several methods reach: the least copying with which each method reaches them (means over seeds)."""
-    means = {(method, steps): {name: float(np.mean([effect.scores(method, seed, steps)[name].value for seed in SEEDS])) for name in ("fd", "copy_excess")}
-             for method in METHODS for steps in effect.steps}
-    best = {method: min(means[method, steps]["fd"] for steps in effect.steps) for method in METHODS}
+    """At levels of `fd`, the best of each method alone: the least copying with which each recipe reaches them (means over seeds)."""
+    levels = sorted({min(effect.mean(method, steps, "fd") for steps in effect.steps) for method in METHODS})
     rows = []
-    for level in sorted(set(best.values())):
-        row = [f"{level:.3g}"]
-        for method in METHODS:
-            reached = [(means[method, steps]["copy_excess"], steps) for steps in effect.steps if means[method, steps]["fd"] <= level * (1 + 1e-9)]
-            row.append(f"{min(reached)[0]:.3g} ({min(reached)[1]} steps)" if reached else "not reached")
+    for each in RECIPES:
+        row = [each]
+        for level in levels:
+            reached = [(effect.mean(each, steps, "copy_excess"), steps) for steps in effect.steps if effect.mean(each, steps, "fd") <= level * (1 + 1e-9)]
+            row.append(f"{min(reached)[0]:.3g} ({min(reached)[1]})" if reached else "–")
         rows.append(row)
-    return table(["`fd` at most", *METHODS], rows)
+    return table(["trained", *(f"`fd` ≤ {level:.3g}" for level in levels)], rows) + "\n\nIn brackets the number of steps; –: not reached."
+
+
+def claims(effect: Effect) -> str:
+    """The papers' claims, each as figures at the default steps."""
+    at, lines = effect.settings.steps, []
+    for method in ("svdiff", "difffit"):
+        less = effect.paired("copy_excess", "full", method, SEEDS[0], at)
+        fd = {name: (effect.mean(name, at, "fd"), min(effect.mean(name, steps, "fd") for steps in effect.steps)) for name in ("full", method)}
+        lines.append(f"- `{method}` copies less than full fine-tuning: `copy_excess` full − {method} {shown(less)} (first seed)")
+        lines.append(f"- `{method}` looks better than full fine-tuning: `fd` {fd[method][0]:.3g} against {fd['full'][0]:.3g}, "
+                     f"at each one's best number of steps {fd[method][1]:.3g} against {fd['full'][1]:.3g}")
+    for mitigation in filter(None, MITIGATIONS):
+        changes = [f"{method} {effect.mean(recipe(method, mitigation), at, 'copy_excess') - effect.mean(method, at, 'copy_excess'):+.3g} "
+                   f"({effect.mean(recipe(method, mitigation), at, 'fd') - effect.mean(method, at, 'fd'):+.2g})" for method in METHODS]
+        lines.append(f"- {mitigation} lowers copying with every method: change of `copy_excess` (of `fd`): {', '.join(changes)}")
+    return "\n".join(lines)
 
 
 def by_method(effect: Effect, score: str) -> np.ndarray:
@@ -214,21 +236,22 @@ def draw_paths(effect: Effect, path: Path, title: str) -> None:
 
     from hpo.picture import style
 
-    figure, axis = plt.subplots(figsize=(8, 5.5), dpi=110)
-    for method in METHODS:
-        for seed in SEEDS:
-            points = [effect.scores(method, seed, steps) for steps in effect.steps]
-            axis.plot([p["copy_excess"].value for p in points], [p["fd"].value for p in points], "o-", color=style(method)[0], alpha=0.75,
-                      markersize=3.5, linewidth=1, label=method if seed == SEEDS[0] else None)
-        axis.annotate(str(effect.steps[-1]), (points[-1]["copy_excess"].value, points[-1]["fd"].value), fontsize=7)
-    axis.axhline(effect.floor["fd"].value, color="grey", linewidth=0.8, linestyle="--", label="real pictures")
-    axis.scatter([0], [effect.base["fd"].value], marker="x", color="black", label="untouched base")
-    axis.set_yscale("log")
-    axis.set_xlabel("copy_excess (lower is better)")
-    axis.set_ylabel("fd (lower is better)")
-    axis.set_title(f"{title}: steps {', '.join(map(str, effect.steps))} along each path, three seeds", fontsize=10)
-    axis.legend(fontsize=8)
-    axis.grid(alpha=0.25)
+    figure, axes = plt.subplots(1, len(MITIGATIONS), figsize=(5 * len(MITIGATIONS), 5), dpi=100, sharex=True, sharey=True)
+    for axis, mitigation in zip(axes, MITIGATIONS):
+        for method in METHODS:
+            for seed in SEEDS:
+                points = [effect.scores(recipe(method, mitigation), seed, steps) for steps in effect.steps]
+                axis.plot([p["copy_excess"].value for p in points], [p["fd"].value for p in points], "o-", color=style(method)[0], alpha=0.75,
+                          markersize=3.5, linewidth=1, label=method if seed == SEEDS[0] else None)
+        axis.axhline(effect.floor["fd"].value, color="grey", linewidth=0.8, linestyle="--", label="real pictures")
+        axis.scatter([0], [effect.base["fd"].value], marker="x", color="black", label="untouched base")
+        axis.set_yscale("log")
+        axis.set_xlabel("copy_excess (lower is better)")
+        axis.set_title(f"with {mitigation}" if mitigation else "alone", fontsize=10)
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("fd (lower is better)")
+    axes[0].legend(fontsize=8)
+    figure.suptitle(f"{title}: steps {', '.join(map(str, effect.steps))} along each path, three seeds", fontsize=11)
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)
@@ -263,7 +286,8 @@ def report(effect: Effect, title: str, part: str, command: str, with_grid: bool)
     patients = len(set(effect.references.train.patients))
     sections: list[tuple[str, Callable[[], str]]] = [
         ("At each number of steps (mean over three seeds, smallest … largest)", lambda: paths_table(effect)),
-        ("At equal quality: the least `copy_excess` with which a method reaches an `fd`", lambda: equal_quality(effect)),
+        ("At equal quality: the least `copy_excess` with which an `fd` is reached", lambda: equal_quality(effect)),
+        ("The papers' claims, at the default steps", lambda: claims(effect)),
         ("Controls: full fine-tuning on the second twin, scored as if on train", lambda: controls_table(effect)),
         ("Which scores tell methods apart", lambda: scores_table(effect) + "\n\n" + default_pair(effect))]
     body = [f"## {title}", f"Made by `{command}`. {effect.settings.train_images} pictures of {patients} patients a side, "
@@ -286,7 +310,7 @@ def main() -> int:
     part = "phantoms" if given.data is None else "xrays"
     title = given.title or ("Phantoms" if given.data is None else "X-rays")
     inner = InnerLoop(settings, pick_device(settings.device))
-    candidates = [reference_candidate(method, settings.steps, settings.learning_rate_scale).hash for method in METHODS]
+    candidates = sorted({run.candidate(settings).hash for run in runs()})
     folder = given.folder or home.data_root() / "effect" / f"{part}-{key_of(inner.meaning, candidates)[:12]}"
     run_workers(settings, folder, given.workers)
     command = "python -m benchmarks.effect" + ("" if given.data is None else f" --data DIR --title {shlex.quote(title)}")

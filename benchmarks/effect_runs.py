@@ -16,26 +16,46 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from hpo.settings import Settings
+from hpo.spaces.reference import reference_candidate
 from metrics.evaluate import Generated, Measured
+from trainers.candidate import Applied, Candidate
 
-METHODS = ("full", "attention", "lora", "norm", "bias")
+METHODS = ("full", "attention", "lora", "svdiff", "difffit", "norm", "bias")
+MITIGATIONS = {"": (), "rwa": (Applied.of("rwa-once", words=4),), "tm": (Applied.of("threshold-quantile", quantile=0.9),)}  # MemControl's strengths
 SEEDS = (0, 1, 2)
 STEP_FRACTIONS = (0.125, 0.25, 0.5, 1.0, 2.0)  # of the default number of steps
 CONTROL_DRAWS = tuple(range(20))  # of the sides
 PICTURES_KEPT = 16
+WAYS = ("written", "trained")  # captions as they are written, and as the training heard them
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a method with a seed, or a control (full fine-tuning on the second twin with a draw of the sides)."""
+    """One training: a method with a seed, alone or with a mitigation, or a control (full fine-tuning on the second twin with a draw of the sides)."""
 
     method: str
     seed: int
+    mitigation: str = ""
     control: bool = False
 
     @property
+    def recipe(self) -> str:
+        return recipe(self.method, self.mitigation)
+
+    @property
     def name(self) -> str:
-        return f"control-{self.seed}" if self.control else f"{self.method}-{self.seed}"
+        return f"control-{self.seed}" if self.control else f"{self.recipe.replace(' + ', '-')}-{self.seed}"
+
+    def candidate(self, settings: Settings) -> Candidate:
+        return replace(reference_candidate(self.method, settings.steps, settings.learning_rate_scale), mitigations=MITIGATIONS[self.mitigation])
+
+
+def recipe(method: str, mitigation: str = "") -> str:
+    """What a method with a mitigation is called: "full", "full + rwa"."""
+    return f"{method} + {mitigation}" if mitigation else method
+
+
+RECIPES = tuple(recipe(method, mitigation) for mitigation in MITIGATIONS for method in METHODS)
 
 
 def steps_of(settings: Settings, run: Run) -> tuple[int, ...]:
@@ -47,9 +67,10 @@ def steps_of(settings: Settings, run: Run) -> tuple[int, ...]:
 def runs() -> Iterator[Run]:
     """Those that decide most come first."""
     for seed in SEEDS:
-        for method in ("full", "bias", "attention", "lora", "norm"):
-            yield Run(method, seed)
+        yield from (Run(method, seed) for method in METHODS)
     yield from (Run("full", draw, control=True) for draw in CONTROL_DRAWS)
+    for seed in SEEDS:
+        yield from (Run(method, seed, mitigation) for mitigation in MITIGATIONS if mitigation for method in METHODS)
 
 
 def settings_of(base: Settings, run: Run) -> Settings:
@@ -67,18 +88,22 @@ def unpacked(arrays: dict[str, np.ndarray], prefix: str) -> Measured:
     return Measured(*sides, arrays[f"{prefix}train_losses"], arrays[f"{prefix}twin_losses"])
 
 
+def measured_at(arrays: dict[str, np.ndarray], step: int) -> list[Measured]:
+    """What a run's file has of a number of steps, once or twice."""
+    return [unpacked(arrays, f"{step}/{way}/") for way in WAYS if f"{step}/{way}/train_losses" in arrays]
+
+
 def make(base: Settings, run: Run, file: Path) -> None:
     from hpo.inner_loop import InnerLoop, pick_device
-    from hpo.spaces.reference import reference_candidate
 
     settings = settings_of(base, run)
     inner = InnerLoop(settings, pick_device(settings.device))
     started = time.monotonic()
-    candidate = reference_candidate(run.method, settings.steps, settings.learning_rate_scale)
-    found = inner.path(candidate, run.seed, steps_of(settings, run), "second_twin" if run.control else "train")
+    found = inner.path(run.candidate(settings), run.seed, steps_of(settings, run), "second_twin" if run.control else "train")
     arrays: dict[str, np.ndarray] = {"seconds": np.array(time.monotonic() - started)}
     for step, (measured, pixels) in found.items():
-        arrays |= {f"{step}/{name}": array for name, array in packed(measured).items()}
+        for way, each in zip(WAYS, measured):
+            arrays |= {f"{step}/{way}/{name}": array for name, array in packed(each).items()}
         arrays[f"{step}/pictures"] = pixels[:PICTURES_KEPT]
     unfinished = file.with_suffix(".unfinished.npz")
     np.savez_compressed(unfinished, **arrays)

@@ -68,9 +68,10 @@ def main() -> None:
              f"{own_is_nearest(inner, inner.references.base):.0%}"]]
     for row, method, regions, rate, steps, their_fd, their_copying in ROWS:
         candidate = reference_candidate(method, steps)
-        candidate = replace(candidate, regions=regions or candidate.regions, learning_rate=rate or candidate.learning_rate)
+        part = candidate.parts[0]
+        candidate = replace(candidate, parts=(replace(part, regions=regions or part.regions),), learning_rate=rate or candidate.learning_rate)
         started = time.monotonic()
-        runs = [inner.path(candidate, seed, (steps,))[steps][0] for seed in range(given.seeds)]
+        runs = [inner.path(candidate, seed, (steps,))[steps][0][0] for seed in range(given.seeds)]
         seconds = (time.monotonic() - started) / given.seeds
         scores = [evaluate(inner.references, measured) for measured in runs]
         distances, excesses = [each["fd"].value for each in scores], [each["copy_excess"] for each in scores]
