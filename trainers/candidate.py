@@ -23,7 +23,7 @@ def rounded(rate: float) -> float:
 class Part:
     """Units of a U-Net by where they are and of which kind, as `Units.select` takes both, and an adapter's rank there.
 
-    alpha: an adapter's output is scaled by alpha / rank (rsLoRA: by alpha / √rank); None: as the rank, so by 1.
+    alpha: an adapter's output is scaled by alpha / rank (rsLoRA: by alpha / √rank); None: as the method has it, mostly by 1.
     """
 
     regions: tuple[str, ...]

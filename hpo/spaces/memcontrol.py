@@ -16,7 +16,7 @@ from trainers.candidate import Candidate, Part, rounded
 from trainers.methods import METHODS
 from trainers.units import REGIONS, inside
 
-LEARNING_RATES = (1e-5, 1e-3)  # log-uniform; times --learning-rate-scale, since they were chosen for Stable Diffusion v1.5
+LEARNING_RATES = (1e-5, 1e-3)  # log-uniform; times --learning-rate-scale, as all of a study's rates are
 NORM_RATE = 1e-6  # its learning_rate_1d, of one-dimensional parameters, which is not searched; scaled too
 
 

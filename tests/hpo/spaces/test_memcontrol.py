@@ -103,7 +103,6 @@ def test_where_all_blocks_below_are_off_the_path_is_short() -> None:
 
 
 def test_learning_rates_are_scaled_with_the_study(answered: Callable) -> None:
-    """The published range fits Stable Diffusion; the miniature wants larger ones."""
     for scale in (1.0, 10.0):
         here = replace(SD15, rate_scale=scale)
         for end in (1e-5 * scale, 1e-3 * scale):
