@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from trainers import optimizers
 from trainers.base_model import PIXELS_AT_ONCE
 from trainers.candidate import Candidate
+from trainers.gradient_checkpointing import gradient_checkpointing
 from trainers.loss import AUTOCAST
 from trainers.methods import METHODS
 from trainers.methods.peft_adapter import Tuner
@@ -137,14 +138,15 @@ def shifted(unet: Any, candidate: Candidate) -> list[torch.nn.Parameter]:
     return trained
 
 
-def footprints(candidate: Candidate, sizes: Iterable[tuple[int, int]], precision: str) -> dict[tuple[int, int], Footprint]:
+def footprints(candidate: Candidate, sizes: Iterable[tuple[int, int]], precision: str, checkpointed: bool = False) -> dict[tuple[int, int], Footprint]:
     """Of one step of AdamW on Stable Diffusion v1.5, for each (pixels a side, pictures a batch), after the first step, which makes the optimizer's state.
+    checkpointed: with gradient checkpointing.
 
     PEFT's adapters are made on a U-Net whose memory is never touched, since some look at values; the rest is made of shapes.
     """
     found, method, unet = {}, METHODS[candidate.method], blank(precision).train()
     with_values = method.apply(unet, walk(unet), candidate) if isinstance(method, Tuner) else None
-    with shapes_only(), Live() as live, AsOnCuda():
+    with shapes_only(), Live() as live, AsOnCuda(), ExitStack() as stack:
         new, subset = valueless(unet), None
         if with_values is not None:
             trained = [new[id(parameter)] for parameter in with_values.parameters.values()]
@@ -155,6 +157,7 @@ def footprints(candidate: Candidate, sizes: Iterable[tuple[int, int]], precision
             trained = list(subset.parameters.values())
         resident, named = live.now, dict(enumerate(trained))
         optimizer = optimizers.optimizer_of("adamw", named, dict.fromkeys(named, candidate.learning_rate))
+        stack.enter_context(gradient_checkpointing(unet, checkpointed))
         first, *_ = sizes = list(sizes)
         for resolution, batch in (first, *sizes):
             optimizer.zero_grad(set_to_none=True)
@@ -166,7 +169,7 @@ def footprints(candidate: Candidate, sizes: Iterable[tuple[int, int]], precision
             loss = torch.nn.functional.mse_loss(predicted.float(), latents)
             del predicted
             kept = live.now - before
-            loss.backward()
+            torch.autograd.backward(loss)  # a tensor's own `backward` would suspend AsOnCuda, also for what is computed again
             del loss
             optimizer.step()
             found[resolution, batch] = Footprint(sum(each.numel() for each in trained), resident, live.now - resident, kept, live.most)

@@ -13,8 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from trainers.miniature import vocabulary
+from trainers.miniature.pretrain import TEXT_PREFIX
 from trainers.model_files import LAYOUTS, SCHEDULER, WEIGHTED
 
 LAYOUT = LAYOUTS / "sd15"
@@ -55,6 +57,9 @@ def write(folder: Path, half: bool = False, seed: int = 0) -> dict[str, int]:
         if half:
             torch.nn.Module.half(model)
         model.save_pretrained(folder / part, max_shard_size=ONE_FILE)
+        if part == "text_encoder":  # transformers 5 leaves out the prefix that Stable Diffusion's own files have, and 4 needs it
+            save_file({f"{TEXT_PREFIX}{name.removeprefix(TEXT_PREFIX)}": tensor for name, tensor in model.state_dict().items()},
+                      folder / part / f"{WEIGHTED[part]}.safetensors", metadata={"format": "pt"})
         del model
         gc.collect()
     vocabulary.write(folder / "tokenizer", list(WORDS), MERGES)

@@ -27,7 +27,8 @@ def write(folder: Path, file: Path, open_clip: bool = False) -> Path:
     for name, tensor in parts["vae"].items():
         attention = ".attentions." in name and tensor.ndim == 2
         tensors[f"first_stage_model.{vae_name(name, blocks)}"] = tensor[:, :, None, None] if attention else tensor
-    text = open_clip_layout if open_clip else lambda states: {f"transformer.{name}": tensor for name, tensor in states.items()}
+    # transformers 5 writes names without the prefix that Stable Diffusion's files have.
+    text = open_clip_layout if open_clip else lambda states: {f"transformer.text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in states.items()}
     tensors |= {f"cond_stage_model.{name}": tensor for name, tensor in text(parts["text_encoder"]).items()}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
     return file
