@@ -23,6 +23,8 @@ from trainers.candidate import Applied, Candidate
 METHODS = ("full", "attention", "lora", "svdiff", "difffit", "norm", "bias")
 MITIGATIONS = {"": (), "rwa": (Applied.of("rwa-once", words=4),), "tm": (Applied.of("threshold-quantile", quantile=0.9),)}  # MemControl's strengths
 SEEDS = (0, 1, 2)
+# A hostile reader's rival: full fine-tuning that learns slower, whose quality is about as good (docs/rates.md).
+SLOW_RATE = {"full-slow": ("full", 0.3)}  # a recipe without mitigation: method and factor on its reference rate
 STEP_FRACTIONS = (0.125, 0.25, 0.5, 1.0, 2.0)  # of the default number of steps
 CONTROL_DRAWS = tuple(range(20))  # of the sides
 PICTURES_KEPT = 16
@@ -47,7 +49,8 @@ class Run:
         return f"control-{self.seed}" if self.control else f"{self.recipe.replace(' + ', '-')}-{self.seed}"
 
     def candidate(self, settings: Settings) -> Candidate:
-        return replace(reference_candidate(self.method, settings.steps, settings.learning_rate_scale), mitigations=MITIGATIONS[self.mitigation])
+        method, factor = SLOW_RATE.get(self.method, (self.method, 1.0))
+        return replace(reference_candidate(method, settings.steps, settings.learning_rate_scale * factor), mitigations=MITIGATIONS[self.mitigation])
 
 
 def recipe(method: str, mitigation: str = "") -> str:
@@ -55,7 +58,7 @@ def recipe(method: str, mitigation: str = "") -> str:
     return f"{method} + {mitigation}" if mitigation else method
 
 
-RECIPES = tuple(recipe(method, mitigation) for mitigation in MITIGATIONS for method in METHODS)
+RECIPES = (*METHODS, *SLOW_RATE, *(recipe(method, mitigation) for mitigation in MITIGATIONS if mitigation for method in METHODS))
 
 
 def steps_of(settings: Settings, run: Run) -> tuple[int, ...]:
@@ -67,7 +70,7 @@ def steps_of(settings: Settings, run: Run) -> tuple[int, ...]:
 def runs() -> Iterator[Run]:
     """Those that decide most come first."""
     for seed in SEEDS:
-        yield from (Run(method, seed) for method in METHODS)
+        yield from (Run(method, seed) for method in (*METHODS, *SLOW_RATE))
     yield from (Run("full", draw, control=True) for draw in CONTROL_DRAWS)
     for seed in SEEDS:
         yield from (Run(method, seed, mitigation) for mitigation in MITIGATIONS if mitigation for method in METHODS)

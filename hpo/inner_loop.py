@@ -26,6 +26,7 @@ from trainers.candidate import Candidate
 from trainers.captions import CaptionEncoder
 from trainers.errors import BadSelection, NoMemory
 from trainers.fit import Evaluation, Examples, Fit, Plan, fit
+from trainers.loss import AUTOCAST
 from trainers.methods import BaseCache, Subset, method
 from trainers.mitigations.hooks import Guard, Learned
 from trainers.resuming import Checkpoints
@@ -34,7 +35,7 @@ from trainers.units import walk
 LOSS_STREAM, NOISE_STREAM, TRAINING_STREAM, MITIGATION_STREAM = range(4)  # independent random streams of one study seed
 LOSS_SPAN = (0.0, 0.5)  # part of the noise schedule that the loss gap looks at: there patients differ least (benchmarks/loss_span.py)
 
-BASE_VERSION = 2  # of what is cached under "base"
+BASE_VERSION = 3  # of what is cached under "base"
 STAGES_A_TRAINING = 20  # reports of a step that was reached
 
 Stage = Callable[[str], None]
@@ -77,7 +78,7 @@ class InnerLoop:
     def __init__(self, settings: Settings, device: str, on_stage: Stage = lambda stage: None):
         on_stage("loading the base model")
         self.settings, self.device = settings, device
-        self.pipeline = base_model.load(model_folder(settings), device)
+        self.pipeline = base_model.load(model_folder(settings), device, AUTOCAST[settings.precision])
         self.units = walk(self.pipeline.unet)
         self.cache = BaseCache(home.cache_folder(), self.pipeline.hash)
         self.resolution = resolution_of(settings)
@@ -252,7 +253,7 @@ class InnerLoop:
                 measured, twin_pixels = self.measure_all(candidate, learned, clock)
             clock.stop()
             if keep is not None:
-                checkpoint.save(keep, subset, candidate, self.pipeline.hash)
+                checkpoint.save(keep, subset, candidate, self.pipeline.hash, self.settings.precision)
             trainable = subset.count
         finally:
             subset.restore()

@@ -78,7 +78,7 @@ class Unscored(InnerLoop):
                 _, pixels = self.generate("train", guard=guard)
             clock.stop()
             if keep is not None:
-                checkpoint.save(keep, subset, candidate, self.pipeline.hash)
+                checkpoint.save(keep, subset, candidate, self.pipeline.hash, self.settings.precision)
             trainable = subset.count
         finally:
             subset.restore()

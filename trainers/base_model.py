@@ -183,7 +183,8 @@ def encode_captions(model: str | Path | Source, captions: list[str], device: str
 def encode_pictures(vae, pictures, batch: int | None = None):
     """The VAE's posterior, scaled, of uint8 pictures (n, H, W): mean and deviation, each (n, 4, H/8, W/8) float32 numpy.
 
-    batch: pictures at a time; None: as many as have PIXELS_AT_ONCE, since memory goes with pixels. Encoded in fp32: fp16 VAEs give NaN. Raises BadModel if a latent is not finite.
+    batch: pictures at a time; None: as many as have PIXELS_AT_ONCE, since memory goes with pixels. Encoded in fp32: fp16 VAEs give NaN.
+    Raises BadModel if a latent is not finite.
     """
     import numpy as np
     import torch

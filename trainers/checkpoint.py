@@ -6,17 +6,33 @@ import errno
 import json
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainers.candidate import Candidate
 from trainers.errors import BadModel
 from trainers.methods import BaseCache, Subset, method
 from trainers.units import Units
 
+if TYPE_CHECKING:
+    import torch
+
 SHORT = 16  # hex digits of a hash in messages
+FULL = "fp32"
 
 
-def save(path: Path, subset: Subset, candidate: Candidate, base_hash: str) -> int:
+@dataclass(frozen=True)
+class Kept:
+    """A file's content. base: the base model's content hash; precision: of its frozen weights in training, "fp32", "bf16" or "fp16"."""
+
+    candidate: Candidate
+    base: str
+    precision: str
+    tensors: dict[str, torch.Tensor]
+
+
+def save(path: Path, subset: Subset, candidate: Candidate, base_hash: str, precision: str = FULL) -> int:
     """Write the subset; the file appears whole or not at all. Gives its size in bytes. Raises OSError if the disk is full."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -25,7 +41,7 @@ def save(path: Path, subset: Subset, candidate: Candidate, base_hash: str) -> in
     unfinished = path.with_suffix(".unfinished")
     tensors = {name: tensor.contiguous() for name, tensor in subset.tensors().items()}
     try:
-        save_file(tensors, unfinished, metadata={"candidate": json.dumps(candidate.to_json()), "base": base_hash})
+        save_file(tensors, unfinished, metadata={"candidate": json.dumps(candidate.to_json()), "base": base_hash, "precision": precision})
         with unfinished.open("rb") as stream:
             os.fsync(stream.fileno())
         os.replace(unfinished, path)
@@ -43,33 +59,36 @@ def system_error(error: Exception, path: Path) -> OSError:
     return OSError(code, os.strerror(code), str(path))
 
 
-def read(path: Path) -> tuple[Candidate, str, dict]:
-    """The candidate, the base model's hash and the tensors by name. Raises BadModel if it is no checkpoint of ours."""
+def read(path: Path) -> Kept:
+    """Raises BadModel if it is no checkpoint of ours."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
-            return Candidate.from_json(json.loads(header["candidate"])), header["base"], {name: file.get_tensor(name) for name in file.keys()}
+            return Kept(Candidate.from_json(json.loads(header["candidate"])), header["base"], header["precision"],
+                        {name: file.get_tensor(name) for name in file.keys()})
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadModel(f"checkpoint {path}: it is not a subset kept by a trial ({type(error).__name__}); give a file from the weights folder") from error
 
 
 def load(path: Path, unet, units: Units, base_hash: str, cache: BaseCache | None = None) -> Subset:
-    """Apply the kept candidate to its base model and set its tensors; the caller must `restore` the subset.
+    """Apply the kept candidate to its base model and set its tensors; the caller must `restore` the subset. The U-Net's frozen weights
+    should be in the precision that `read` gives: SV-DIFF's shifts mean the singular vectors of those.
 
     Raises BadModel where it is no checkpoint of ours, is one of another base model or does not fit its own candidate; BadSelection where
     this U-Net cannot have the candidate. Whatever is raised, the U-Net is untouched.
     """
-    candidate, base, tensors = read(path)
-    if base != base_hash:
-        raise BadModel(f"checkpoint {path}: it was trained on base model {base[:SHORT]}, and this one is {base_hash[:SHORT]}: give the model that it was trained on")
-    subset = method(candidate.method).apply(unet, units, candidate, cache)
+    kept = read(path)
+    if kept.base != base_hash:
+        raise BadModel(f"checkpoint {path}: it was trained on base model {kept.base[:SHORT]}, and this one is {base_hash[:SHORT]}: "
+                       "give the model that it was trained on")
+    subset = method(kept.candidate.method).apply(unet, units, kept.candidate, cache)
     try:
-        unknown = sorted(tensors.keys() - subset.parameters.keys())
+        unknown = sorted(kept.tensors.keys() - subset.parameters.keys())
         if unknown:  # left out, they would be missing from what the model computes
             raise BadModel(f"checkpoint {path}: its tensor {unknown[0]!r} belongs to no parameter of its candidate; copy the file anew")
-        subset.load(tensors)
+        subset.load(kept.tensors)
     except BaseException:
         subset.restore()
         raise

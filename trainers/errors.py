@@ -53,6 +53,5 @@ class NoMemory(TrainerError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known names most like `name`, at most three, for an error message: "attention, norm or bias"."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.0)
+    close = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.0)
     return " or ".join(filter(None, (", ".join(close[:-1]), close[-1]))) if close else "none, there are none"

@@ -18,7 +18,6 @@ from trainers.errors import TrainerError
 from trainers.methods import BaseCache, Subset
 from trainers.model_files import find
 
-PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # name of a setting → torch's
 USAGE = 2  # exit status
 
 
@@ -70,24 +69,22 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a file from the weights folder of a study")
     parser.add_argument("--model", required=True, metavar="DIR", help="the base model that it was trained on")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder for the U-Net")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the frozen weights in training (default: fp32)")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="the study's cache, where SV-DIFF's decompositions are (default: computed anew)")
     return parser.parse_args(arguments)
 
 
 def run(arguments: Sequence[str] | None) -> None:
-    import torch
-
+    from trainers.loss import AUTOCAST
     from trainers.units import walk
 
     given = parse(arguments)
     check_new(given.out)
-    candidate, _, _ = checkpoint.read(given.checkpoint)  # before the model is, which may take a while
-    pipeline = base_model.load(given.model, dtype=getattr(torch, PRECISIONS[given.precision]))
+    kept = checkpoint.read(given.checkpoint)  # before the model is, which may take a while
+    pipeline = base_model.load(given.model, dtype=AUTOCAST[kept.precision])
     cache = BaseCache(given.cache, pipeline.hash) if given.cache else None
     subset = checkpoint.load(given.checkpoint, pipeline.unet, walk(pipeline.unet), pipeline.hash, cache)
     changed = export(given.out, subset, given.model)
-    print(f"{candidate.words}: the U-Net with {changed} changed tensors is in {given.out}; "
+    print(f"{kept.candidate.words}: the U-Net with {changed} changed tensors is in {given.out}; "
           f"load it with diffusers' UNet2DConditionModel.from_pretrained")
 
 

@@ -109,22 +109,15 @@ class Units:
         """Whether the site is in the region: down, mid, up, a resolution, or the beginning of the site's path."""
         return region_of(site) == region or site in self.resolutions.get(region, ()) or inside(site, region)
 
-    def chosen(self, candidate: Candidate, kinds: Iterable[str] = (*KINDS, *SETS)) -> dict[str, Part]:
+    def chosen(self, candidate: Candidate) -> dict[str, Part]:
         """The tensors of a candidate's parts, without those of its frozen parts, each with the part that counts for it: the
         last one that selects it. In the order of the U-Net.
 
-        kinds: those that count; a method with kinds of its own, which are no tensors of the U-Net, asks for those itself.
         Raises BadSelection as `select` does, and where all that was chosen is frozen.
         """
-        known = set(kinds)
-
-        def tensors(part: Part) -> tuple[str, ...]:
-            asked = tuple(kind for kind in part.kinds if kind in known)
-            return self.select(part.regions, asked) if asked or not part.kinds else ()
-
-        found = {tensor: part for part in candidate.parts for tensor in tensors(part)}
+        found = {tensor: part for part in candidate.parts for tensor in self.select(part.regions, part.kinds)}
         for part in candidate.frozen:
-            for tensor in tensors(part):
+            for tensor in self.select(part.regions, part.kinds):
                 found.pop(tensor, None)
         if not found:
             raise BadSelection(f"{candidate.words}: no parameters are left to train; choose other kinds or regions, or freeze less")

@@ -11,13 +11,12 @@ from typing import Any
 from hpo.errors import BadSetting
 from hpo.spaces.base import Bounds, Space
 from hpo.spaces.choices import suggest_rate
-from hpo.spaces.default import scaled
-from trainers.candidate import Candidate, Part, rounded
+from trainers.candidate import Candidate, Part
 from trainers.methods import METHODS
 from trainers.units import REGIONS, inside
 
-LEARNING_RATES = (1e-5, 1e-3)  # log-uniform; times --learning-rate-scale, as all of a study's rates are
-NORM_RATE = 1e-6  # its learning_rate_1d, of one-dimensional parameters, which is not searched; scaled too
+LEARNING_RATES = (1e-5, 1e-3)  # log-uniform, on Stable Diffusion: --learning-rate-scale, which fits our own ranges to a model, does not count here
+NORM_RATE = 1e-6  # its learning_rate_1d, of one-dimensional parameters, which is not searched
 
 
 class MemControl(Space):
@@ -43,9 +42,9 @@ class MemControl(Space):
 
     def propose(self, trial: Any, bounds: Bounds) -> Candidate:
         off = tuple(site for site in self.bits(bounds) if not trial.suggest_int(site, 0, 1))
-        rate = suggest_rate(trial, "learning rate", scaled(LEARNING_RATES, bounds.rate_scale))
+        rate = suggest_rate(trial, "learning rate", LEARNING_RATES)
         method = METHODS[self.method]
-        norm_rate = None if method.norm_rates is None else rounded(NORM_RATE * bounds.rate_scale)
+        norm_rate = None if method.norm_rates is None else NORM_RATE
         return Candidate.of(self.method, REGIONS, self.kinds or method.kinds[0], rate, bounds.steps[-1], norm_rate=norm_rate,
                             frozen=(Part(shortened(off, bounds.sites), self.frozen),) if off else ())
 

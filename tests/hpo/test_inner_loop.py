@@ -13,6 +13,7 @@ from hpo.inner_loop import InnerLoop, memory_named
 from hpo.settings import Settings
 from hpo.spaces.reference import reference_candidate
 from metrics.scores import SCORES
+from trainers import checkpoint
 from trainers.candidate import Applied, Candidate
 from trainers.errors import BadModel, BadSelection, NoMemory
 
@@ -99,6 +100,18 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_scores(settings: Settin
     assert resumed.scores == expected.scores and resumed.training_loss == expected.training_loss
     with pytest.raises(BadModel, match="belongs to another candidate"):
         inner.evaluate(BIAS, 3, state=state)
+
+
+@pytest.mark.parametrize("name", ["full", "bias", "lora", "svdiff"])
+def test_low_precision_keeps_the_frozen_weights_in_it_and_trains_in_float32(settings: Settings, tmp_path, name: str) -> None:
+    low = InnerLoop(replace(settings, precision="bf16"), "cpu")
+    assert {parameter.dtype for parameter in low.pipeline.unet.parameters()} == {torch.bfloat16}
+    before = weights(low)
+    result = low.evaluate(reference_candidate(name, 4), 0, keep=tmp_path / "kept.safetensors")
+    assert all(torch.equal(one, other) and one.dtype == other.dtype for one, other in zip(before, weights(low)))
+    kept = checkpoint.read(tmp_path / "kept.safetensors")
+    assert kept.precision == "bf16" and {tensor.dtype for tensor in kept.tensors.values()} == {torch.float32}
+    assert sum(tensor.numel() for tensor in kept.tensors.values()) == result.trainable and result.curve[4] != result.curve[0]
 
 
 def test_out_of_memory_names_what_was_needed_and_the_flags(settings: Settings, inner: InnerLoop, monkeypatch) -> None:

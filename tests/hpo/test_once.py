@@ -49,9 +49,9 @@ def test_a_trial_of_two_steps_and_two_pictures(few, method):
     assert report.memory["device"] is None and 100e6 < report.memory["host"] < 100e9
     pixels = [np.asarray(Image.open(file)) for file in report.pictures]
     assert [each.shape for each in pixels] == [(64, 64)] * 2 and not np.array_equal(*pixels)
-    kept, base, tensors = checkpoint.read(Path(report.weights))
-    assert kept == candidate and base == base_model.content_hash(few.model)
-    assert sum(tensor.numel() for tensor in tensors.values()) == report.trainable
+    kept = checkpoint.read(Path(report.weights))
+    assert kept.candidate == candidate and kept.base == base_model.content_hash(few.model)
+    assert sum(tensor.numel() for tensor in kept.tensors.values()) == report.trainable
     written = json.loads((Path(few.out) / "trial.json").read_text())
     assert written["trainable"] == report.trainable and written["words"] == candidate.words and written["hash"] == candidate.hash
 

@@ -29,10 +29,10 @@ def subset(unet, units):
 def test_round_trip(subset, tmp_path):
     path = tmp_path / "weights" / "trial.safetensors"
     size = checkpoint.save(path, subset, CANDIDATE, "abc")
-    candidate, base, tensors = checkpoint.read(path)
-    assert (candidate, base, size) == (CANDIDATE, "abc", path.stat().st_size)
+    kept = checkpoint.read(path)
+    assert (kept.candidate, kept.base, kept.precision, size) == (CANDIDATE, "abc", "fp32", path.stat().st_size)
     own = subset.tensors()
-    assert tensors.keys() == own.keys() and all(torch.equal(tensors[name], own[name]) for name in own)
+    assert kept.tensors.keys() == own.keys() and all(torch.equal(kept.tensors[name], own[name]) for name in own)
     assert [each.name for each in path.parent.iterdir()] == ["trial.safetensors"]
 
 
@@ -45,7 +45,7 @@ def test_saving_again_replaces(subset, tmp_path):
     path = tmp_path / "a.safetensors"
     checkpoint.save(path, subset, CANDIDATE, "first")
     checkpoint.save(path, subset, CANDIDATE, "second")
-    assert checkpoint.read(path)[1] == "second"
+    assert checkpoint.read(path).base == "second"
 
 
 def test_a_full_disk_is_an_oserror_with_its_number_and_leaves_the_former_file(subset, tmp_path):
@@ -67,7 +67,7 @@ except OSError as error:
 """
     done = subprocess.run([sys.executable, "-c", code, path], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == [str(errno.EFBIG), str(path)], done.stderr
-    assert os.listdir(tmp_path) == ["a.safetensors"] and checkpoint.read(path)[1] == "former"
+    assert os.listdir(tmp_path) == ["a.safetensors"] and checkpoint.read(path).base == "former"
 
 
 def test_a_file_that_cannot_be_put_in_its_place_leaves_nothing_beside_it(subset, tmp_path):

@@ -77,8 +77,8 @@ def test_a_subset_trained_on_rounded_weights_is_merged_into_those(random_base, t
     with torch.no_grad():
         for parameter in subset.parameters.values():
             parameter.add_(0.1)
-    checkpoint.save(tmp_path / "kept.safetensors", subset, candidate, pipeline.hash)
-    assert main([str(tmp_path / "kept.safetensors"), "--model", str(random_base), "--out", str(tmp_path / "unet"), "--precision", "bf16"]) == 0
+    checkpoint.save(tmp_path / "kept.safetensors", subset, candidate, pipeline.hash, "bf16")
+    assert main([str(tmp_path / "kept.safetensors"), "--model", str(random_base), "--out", str(tmp_path / "unet")]) == 0
     exported = dict(UNet2DConditionModel.from_pretrained(tmp_path / "unet", local_files_only=True).named_parameters())
     assert all(torch.equal(exported[name], tensor) for name, tensor in subset.merged().items())
 
@@ -93,7 +93,6 @@ def test_a_folder_that_is_not_empty_is_left_alone(trained, random_base, tmp_path
 @pytest.mark.parametrize("spoil, words", [
     (lambda given: given.pop(0), ["CHECKPOINT"]),
     (lambda given: given.append("--preset"), ["--preset"]),
-    (lambda given: given.extend(["--precision", "fp8"]), ["fp8", "bf16"]),
     (lambda given: given.__setitem__(0, "missing.safetensors"), ["missing.safetensors", "weights folder"]),
     (lambda given: given.__setitem__(2, "no_model"), ["--model no_model"]),
     (lambda given: given.__setitem__(4, __file__), ["--out", "there already"]),

@@ -9,6 +9,7 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from sdxl import SDXL
 
+from trainers.candidate import Candidate, Part
 from trainers.errors import BadModel, BadSelection
 from trainers.methods import METHODS
 from trainers.miniature import architecture
@@ -165,6 +166,18 @@ def test_a_selection_that_is_wrong_or_empty_is_refused_in_one_line(regions, kind
     with pytest.raises(BadSelection) as caught:
         walk(architecture.unet()).select(regions, kinds)
     assert "\n" not in str(caught.value) and all(word in str(caught.value) for word in words)
+
+
+@pytest.mark.parametrize("method", ["bias", "full", "svdiff", "lora", "difffit"])
+@pytest.mark.parametrize("kinds", [("bias", "norrm"), ("attention", "bias", "norrm")])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_unknown_kind_beside_known_ones_is_refused(method, kinds, frozen):
+    unet = architecture.unet()
+    wrong, fine = (Part(("up",), kinds, 4 if method == "lora" else None), Part(("up", "mid"), ("everything",), 4 if method == "lora" else None))
+    candidate = Candidate(method, (fine,), 1e-3, 1, frozen=(wrong,)) if frozen else Candidate(method, (fine, wrong), 1e-3, 1)
+    for asked in (METHODS[method].apply, METHODS[method].count):
+        with pytest.raises(BadSelection, match="kind 'norrm' is unknown: take norm, "):
+            asked(unet, walk(unet), candidate)
 
 
 def test_a_method_s_own_kinds_are_known_to_it_alone():

@@ -5,5 +5,6 @@ from trainers.methods.direct import Direct
 
 class Attention(Direct):
     name, title = "attention", "attention tuning"
+    paper = "Dutt et al. 2023, arXiv 2305.08252"
     kinds = (("self-attention", "cross-attention"), ("self-attention",), ("cross-attention",))
     learning_rates, reference_rate = (5e-4, 6e-3), 3e-3

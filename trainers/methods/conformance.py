@@ -112,7 +112,7 @@ def examine(subject: Specimen) -> dict[str, Verdict]:
         checkpoint.save(Path(folder) / "kept.safetensors", subset, subject.candidate, "base")
         subset.restore()
         found["restoring"] = faultless(before.faults() + ([] if torch.equal(output(unet, subject.precision), said) else ["another output"]))
-        _, _, tensors = checkpoint.read(Path(folder) / "kept.safetensors")
+        tensors = checkpoint.read(Path(folder) / "kept.safetensors").tensors
     again = subject.apply(unet, units, seed=99)
     again.load(tensors)
     found["loading"] = close("loading", output(unet, subject.precision), trained, subject.precision)

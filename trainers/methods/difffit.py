@@ -27,7 +27,7 @@ class DiffFit(Method):
     name, title, paper = "difffit", "DiffFit", "Xie et al. 2023, arXiv 2304.06648"
     kinds = ((SCALE, "bias", "norm"), (SCALE, "norm"), (SCALE,))
     own_kinds = (SCALE,)
-    learning_rates, reference_rate = (2e-3, 2e-2), 1e-2
+    learning_rates, reference_rate = (2e-3, 3e-2), 1e-2
 
     def apply(self, unet, units: Units, candidate: Candidate, cache: BaseCache | None = None) -> DiffFitSubset:
         return DiffFitSubset(unet, *self.chosen(unet, units, candidate))

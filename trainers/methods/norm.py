@@ -5,5 +5,6 @@ from trainers.methods.direct import Direct
 
 class Norm(Direct):
     name, title = "norm", "norm tuning"
+    paper = "Dutt et al. 2023, arXiv 2305.08252"
     kinds = (("norm",),)
-    learning_rates, reference_rate = (2e-3, 2e-2), 1e-2
+    learning_rates, reference_rate = (3e-3, 4e-2), 2e-2

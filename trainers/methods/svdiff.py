@@ -26,8 +26,8 @@ class SvDiff(Method):
 
     name, title, paper = "svdiff", "SV-DIFF", "Han et al. 2023, arXiv 2303.11305"
     kinds = (("everything",), ("attention",), ("cross-attention",), ("resnet",))
-    learning_rates, reference_rate = (3e-3, 3e-2), 1e-2
-    norm_rates, reference_norm_rate = (1e-3, 3e-2), 1e-2
+    learning_rates, reference_rate = (3e-3, 1e-1), 3e-2
+    norm_rates, reference_norm_rate = (3e-3, 1e-1), 3e-2
 
     def apply(self, unet, units: Units, candidate: Candidate, cache: BaseCache | None = None) -> SvDiffSubset:
         return SvDiffSubset(unet, self.layers(unet, units, candidate), cache)
