@@ -56,7 +56,8 @@ def methods_part(names: Iterable[str]) -> str:
     return ("Made by `python -m benchmarks.sd15`. A training step in bf16, on all blocks, of each method's first choice of kinds, rank 16 or its nearest. U-Net: the "
             f"frozen weights in bf16 with the trained values in fp32 and what the method adds. Peak: the most during a step, with the VAE ({gb(VAE)} GB, fp32) and "
             f"temporary tensors; a GPU needs about {OUTSIDE:g} GB more for CUDA itself. In GB, 10⁹ bytes. `--gradient-checkpointing` and `--accumulate` lower what "
-            "the batch takes.\n\n" + table(head, rows))
+            "the batch takes. A line of dashes: PyTorch does not know the shapes of that method's backward pass without values (SHiRA's sparse tensors).\n\n"
+            + table(head, rows))
 
 
 def around_part() -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("hpo.worker")
 
 PATHS = ("model", "encoder", "data", "out")
+OWN_PATHS = (*PATHS, "space")  # what a worker may have elsewhere; a user's space is told by its content, as the others are
 WAIT_SECONDS = 1.0  # between looks while others run the last trials
 STORAGE_VARIABLE = "PEFT_PARETO_WORKER_STORAGE"  # from launch to its own workers: a URL on the command line shows its password to all users
 
@@ -162,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--storage", default=None, help="postgresql:// URL of its store (default: the embedded server)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:0, … (default: a GPU if there is one)")
     parser.add_argument("--threads", type=whole, default=1, help="CPU threads of the arithmetic (default: 1)")
-    for name in PATHS:
+    for name in OWN_PATHS:
         parser.add_argument(f"--{name}", default=None, help=f"where the study's {name} is on this machine, if not where the study says")
     parser.add_argument("--wait", type=decimal, default=0.0, metavar="SECONDS",
                         help="how long the store may take to answer and the study to be started (default: 0)")
@@ -176,7 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
         die_with_parent()
     log_to_stderr()
     url = store_url(given.storage if given.storage is not None else os.environ.get(STORAGE_VARIABLE))
-    paths = {name: getattr(given, name) for name in PATHS if getattr(given, name) is not None}
+    paths = {name: getattr(given, name) for name in OWN_PATHS if getattr(given, name) is not None}
     try:
         with stopping.interruptible():
             wait_for_study(url, given.study, given.wait)

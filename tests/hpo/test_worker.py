@@ -73,6 +73,21 @@ def test_a_worker_runs_what_was_stored_and_leaves_it_alone(registered: Callable,
     assert known.m_base == pytest.approx(0, abs=1e-9) and known.q_base > known.q_real and set(known.scores) >= {"fd", "copy_excess"}
 
 
+def test_a_user_s_space_may_lie_elsewhere_if_it_is_the_same(registered: Callable, url: str, tmp_path: Path) -> None:
+    written = "steps = [2]\n[methods.bias]\n"
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.toml").write_text(written)
+    search = registered(trials=1, space=str(tmp_path / "first" / "mine.toml"))
+    (tmp_path / "first" / "mine.toml").unlink()
+    with pytest.raises(BadSetting, match="first/mine.toml"):
+        Worker(url, search.settings.study)
+    assert Worker(url, search.settings.study, paths={"space": str(tmp_path / "second" / "mine.toml")}).work() == 0
+    (tmp_path / "second" / "mine.toml").write_text(written.replace("bias", "norm"))
+    with pytest.raises(SettingsDiffer, match="space"):
+        Worker(url, search.settings.study, paths={"space": str(tmp_path / "second" / "mine.toml")})
+
+
 def test_one_with_other_contents_may_not_join(registered: Callable, url: str, spoilt: Path) -> None:
     search = registered(trials=1)
     picture = sorted(spoilt.rglob("*.jpg"))
