@@ -13,6 +13,7 @@ from hpo import home
 from hpo.settings import Settings
 from trainers import base_model
 from trainers.cache import key_of, remember
+from trainers.captions import encode_captions
 from trainers.data import mimic, phantoms, sides
 from trainers.data.picture import Picture
 
@@ -152,7 +153,7 @@ def prepare(settings: Settings, pipeline: base_model.FrozenPipeline, resolution:
     latents = remember(cache, "latents", key_of(content, pipeline.hash), encode)
     captions = sorted({picture.caption for name in SPLITS for picture in dealt.pictures[name]})
     states = remember(cache, "captions", key_of(captions, pipeline.hash), lambda: {
-        "states": base_model.encode_captions(pipeline.folder, [*captions, ""], pipeline.device)})["states"]
+        "states": encode_captions(pipeline.source, [*captions, ""], pipeline.device)})["states"]
     row = {caption: number for number, caption in enumerate(captions)}
     made = {}
     for name in SPLITS:

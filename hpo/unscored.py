@@ -18,7 +18,7 @@ from metrics import encoders
 from metrics.scores import Scores
 from trainers import base_model, checkpoint, mitigations
 from trainers.candidate import Candidate
-from trainers.captions import CaptionEncoder
+from trainers.captions import CaptionEncoder, encode_captions
 from trainers.data import mimic
 from trainers.data.picture import Picture, decode
 from trainers.errors import BadData, CorruptPicture
@@ -55,7 +55,7 @@ class Unscored(InnerLoop):
         pictures, pixels = some_pictures(data_root(settings), settings.train_images, settings.seed, self.resolution)
         captions = sorted({picture.caption for picture in pictures})
         row = {caption: number for number, caption in enumerate(captions)}
-        self.states = torch.from_numpy(base_model.encode_captions(self.pipeline.source, [*captions, ""], device)).to(device)
+        self.states = torch.from_numpy(encode_captions(self.pipeline.source, [*captions, ""], device)).to(device)
         self.captions = CaptionEncoder(self.pipeline.source, device, known=([*captions, ""], self.states))
         mean, deviation = base_model.encode_pictures(self.pipeline.vae, pixels)
         self.prepared = Few(Pictures(pictures, pixels, mean, deviation, np.array([row[picture.caption] for picture in pictures])), captions)

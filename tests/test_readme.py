@@ -16,6 +16,8 @@ from hpo.launch import Found
 from hpo.settings import Settings, read_toml
 from hpo.table import COLUMNS
 from metrics.scores import SCORES
+from trainers.methods import METHODS
+from trainers.mitigations import MITIGATIONS
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
@@ -78,6 +80,13 @@ def test_every_score_is_explained_with_unit_and_direction() -> None:
     for name, score in SCORES.items():
         _, unit, better, null = rows[f"`{name}`"]
         assert unit == score.unit and better == {"minimize": "lower", "maximize": "higher"}[score.direction] and null
+
+
+def test_every_method_and_mitigation_has_a_line_with_its_paper() -> None:
+    rows = {name: words for cell, words in tables().items() for name in re.findall(r"`([\w-]+)`", cell)}
+    for name, each in {**METHODS, **MITIGATIONS}.items():
+        number = re.search(r"\d{4}\.\d{5}", each.paper)
+        assert (number[0] if number else each.paper.split()[0]) in rows[name][-1], f"{name}: {each.paper}"
 
 
 def test_every_column_of_the_view_is_explained() -> None:

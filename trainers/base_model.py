@@ -57,7 +57,7 @@ class FrozenPipeline:
     """The loaded parts on their device, without gradients, in evaluation mode; fp32 but for the U-Net, which may be in half precision.
 
     `unet` is lent to one candidate at a time, whose `Subset.restore` gives it back untouched. The text encoder is not
-    among them: `encode_captions` reads it when a cache must be filled.
+    among them: `captions.CaptionEncoder` reads it when a cache must be filled.
     """
 
     source: Source
@@ -72,11 +72,6 @@ class FrozenPipeline:
         from diffusers import DDPMScheduler
 
         return DDPMScheduler.from_config(self.scheduler_config)
-
-    @property
-    def folder(self) -> Source:
-        """What `encode_captions` takes."""
-        return self.source
 
     @property
     def prediction_type(self) -> str:
@@ -153,31 +148,6 @@ def check_conditioning(source: Source, unet: Any, vae: Any) -> None:
     more = [name for name in MORE_THAN_CAPTIONS if unet.get(name)]
     if more:
         raise source.bad(f"its U-Net asks for more than a caption ({', '.join(more)}); give a Stable Diffusion 1.x or 2.x model")
-
-
-def encode_captions(model: str | Path | Source, captions: list[str], device: str = "cpu", batch: int = 64):
-    """Last hidden states of the frozen text encoder: (n, tokens, width) float32 numpy; captions are cut at its window.
-
-    model: as `find` takes it, or a pipeline's `source`. Raises BadModel where tokenizer or text encoder is not usable.
-    """
-    import numpy as np
-    import torch
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-    source = find(model)
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(source.tokenizer, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise source.bad(f"tokenizer/ cannot be loaded ({first_line(error)}); copy the model anew") from error
-    encoder = read_part(source, "text_encoder", CLIPTextModel, dtype=torch.float32).to(device).eval()
-    window = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-    states = []
-    with torch.inference_mode():
-        for start in range(0, len(captions), batch):
-            tokens = tokenizer(captions[start : start + batch], padding="max_length", truncation=True,
-                               max_length=window, return_tensors="pt").input_ids
-            states.append(encoder(tokens.to(device))[0].float().cpu().numpy())
-    return np.concatenate(states)
 
 
 def encode_pictures(vae, pictures, batch: int | None = None):

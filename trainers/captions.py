@@ -18,6 +18,11 @@ NO_CHARACTER = "\ufffd"  # what stands in the place of bytes that are none
 MEMORY = 256 << 20  # bytes of states that are remembered: some 1,100 texts of Stable Diffusion v1.5
 
 
+def encode_captions(model: str | Path | Source, captions: list[str], device: str = "cpu", batch_size: int = BATCH) -> np.ndarray:
+    """As `CaptionEncoder.encode`, once, as numpy."""
+    return CaptionEncoder(model, device, batch_size=batch_size).encode(captions).cpu().numpy()
+
+
 class CaptionEncoder:
     """Texts → last hidden states of the base model's frozen text encoder, in float32 on `device`.
 

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from trainers.base_model import content_hash, encode_captions, unet_elements
+from trainers.base_model import content_hash, unet_elements
+from trainers.captions import encode_captions
 from trainers.model_files import find
 
 

@@ -12,10 +12,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPModel, CLIPTextModel
+from transformers import CLIPModel
 
 from trainers import model_files
-from trainers.base_model import MINIATURE, MINIATURE_ENCODER, check_folder, content_hash, encode_captions, encode_pictures, load
+from trainers.base_model import MINIATURE, MINIATURE_ENCODER, check_folder, content_hash, encode_pictures, load
+from trainers.captions import encode_captions
 from trainers.errors import BadModel
 
 WEIGHTS = {"unet": "diffusion_pytorch_model.safetensors", "vae": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors"}
@@ -232,38 +233,9 @@ def test_a_tokenizer_without_its_vocabulary(folder):
 # Captions ------------------------------------------------------------------------------------------------------------
 
 
-def test_captions_are_the_text_encoder_s_last_states(random_base):
-    captions = ["small nodule in the left lung", ""]
-    states = encode_captions(random_base, captions)
-    assert states.shape == (2, 77, 64) and states.dtype == np.float32
-    encoder = CLIPTextModel.from_pretrained(random_base / "text_encoder", dtype=torch.float32).eval()
-    from transformers import CLIPTokenizer
-
-    tokens = CLIPTokenizer.from_pretrained(random_base / "tokenizer")(captions, padding="max_length", max_length=77, return_tensors="pt").input_ids
-    with torch.no_grad():
-        np.testing.assert_allclose(states, encoder(tokens).last_hidden_state.numpy(), atol=1e-5)
-    assert not np.allclose(states[0], states[1])
-
-
-def test_captions_are_cut_at_77_tokens(random_base):
-    """What differs only after the window is the same; what differs inside it is not."""
-    body = "nodule " * 200
-    states = encode_captions(random_base, [body + "left", body + "process", "left " + body])
-    assert states.shape == (3, 77, 64)
-    np.testing.assert_array_equal(states[0], states[1])
-    assert not np.allclose(states[0], states[2])
-
-
 def test_a_tokenizer_that_names_no_window_takes_the_encoder_s(folder, random_base):
     (folder / "tokenizer" / "tokenizer_config.json").unlink()
     np.testing.assert_array_equal(encode_captions(folder, ["left lung"]), encode_captions(random_base, ["left lung"]))
-
-
-def test_captions_do_not_depend_on_their_batch(random_base):
-    captions = ["a", "small nodule", "", "пациент 🫁", "NODULE"]
-    whole = encode_captions(random_base, captions)
-    np.testing.assert_allclose(encode_captions(random_base, captions, batch=2), whole, atol=1e-5)
-    assert np.isfinite(whole).all()
 
 
 # Pictures ------------------------------------------------------------------------------------------------------------

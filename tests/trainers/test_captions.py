@@ -1,4 +1,4 @@
-"""Captions that are not known beforehand: the same states as `encode_captions` gives, each text encoded once, within a bound of memory."""
+"""Captions that are not known beforehand: the same states whatever was asked before, each text encoded once, within a bound of memory."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from trainers import captions
-from trainers.base_model import encode_captions
-from trainers.captions import CaptionEncoder
+from trainers.captions import CaptionEncoder, encode_captions
 from trainers.errors import BadModel
 
 TEXTS = ["no acute cardiopulmonary process", "small nodule", "", "nodule in the left lung"]
@@ -19,7 +19,10 @@ ROW = 77 * 64 * 4  # bytes of one text's states
 
 @pytest.fixture(scope="module")
 def expected(random_base) -> torch.Tensor:
-    return torch.from_numpy(encode_captions(random_base, TEXTS))
+    """As transformers itself gives them."""
+    tokens = CLIPTokenizer.from_pretrained(random_base / "tokenizer")(TEXTS, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    with torch.no_grad():
+        return CLIPTextModel.from_pretrained(random_base / "text_encoder", dtype=torch.float32).eval()(tokens).last_hidden_state
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +44,20 @@ def encoder(random_base, loaded):
     return make
 
 
-def test_states_are_those_that_a_study_caches(encoder, expected):
+def test_states_are_the_text_encoder_s_last_ones(encoder, expected, random_base):
     states = encoder().encode(TEXTS)
     assert states.dtype == torch.float32 and states.shape == (4, 77, 64)
     torch.testing.assert_close(states, expected)
+    assert (encode_captions(random_base, TEXTS) == states.numpy()).all() and not torch.allclose(states[0], states[1])
+
+
+def test_captions_are_cut_at_77_tokens(random_base):
+    """What differs only after the window is the same; what differs inside it is not."""
+    body = "nodule " * 200
+    states = encode_captions(random_base, [body + "left", body + "process", "left " + body])
+    assert states.shape == (3, 77, 64)
+    np.testing.assert_array_equal(states[0], states[1])
+    assert not np.allclose(states[0], states[2])
 
 
 def test_a_text_gives_the_same_bits_in_any_company(encoder):

@@ -15,7 +15,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from trainers.base_model import MINIATURE, check_folder, content_hash, encode_captions, load, unet_elements
+from trainers.base_model import MINIATURE, check_folder, content_hash, load, unet_elements
+from trainers.captions import encode_captions
 from trainers.errors import BadModel
 from trainers.model_files import LAYOUTS, WEIGHTED, find, unet_config
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel
 
 from trainers import base_model, sampling
+from trainers.captions import encode_captions
 from trainers.miniature.pretrain import MINUTE, STAGES, TEXT_PREFIX, Recipe, is_done, optimizer_for, pretrain
 from trainers.units import walk
 
@@ -43,7 +44,7 @@ def test_plain_diffusers_loads_it_and_generates(made):
 
 def test_our_own_reader_generates_from_it(made):
     pipeline = base_model.load(made / "base")
-    states = torch.from_numpy(base_model.encode_captions(made / "base", CAPTIONS))
+    states = torch.from_numpy(encode_captions(made / "base", CAPTIONS))
     noise = sampling.initial_noise(2, (4, 8, 8), seed=0)
     latents = sampling.sample(pipeline.unet, pipeline.scheduler_config, states, torch.tensor([0, 0]), noise, steps=3, guidance_scale=2.0, batch_size=2)
     pictures = sampling.decode(pipeline.vae, latents, 2)
@@ -75,7 +76,7 @@ def test_the_text_encoder_is_the_clip_s_text_half(made):
     tokens = CLIPTokenizer.from_pretrained(made / "base" / "tokenizer")(CAPTIONS, padding="max_length", max_length=77, return_tensors="pt").input_ids
     with torch.no_grad():
         own = clip.eval().text_model(tokens).last_hidden_state.numpy()
-    np.testing.assert_allclose(base_model.encode_captions(made / "base", CAPTIONS), own, atol=1e-5)
+    np.testing.assert_allclose(encode_captions(made / "base", CAPTIONS), own, atol=1e-5)
 
 
 def test_the_text_encoder_has_the_names_of_stable_diffusion_s(made):
