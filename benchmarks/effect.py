@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.documents import DOCS, table, write_part
-from benchmarks.effect_runs import CONTROL_DRAWS, METHODS, MITIGATIONS, RECIPES, SEEDS, Run, measured_at, recipe, runs, settings_of, steps_of
+from benchmarks.effect_runs import CONTROL_DRAWS, METHODS, MITIGATIONS, RECIPES, SEEDS, SLOW_RATE, Run, measured_at, recipe, runs, settings_of, steps_of
 from benchmarks.summaries import chance_of_fewer, pairs_apart, seed_noise, signal_to_noise, z
 from hpo import home
 from hpo.inner_loop import InnerLoop, pick_device
@@ -55,9 +55,9 @@ class Effect:
     controls: dict[int, Scores]
     scored: dict[tuple[str, int, int], Scores] = field(default_factory=dict, repr=False)  # each is asked for by several tables
 
-    @property
-    def steps(self) -> tuple[int, ...]:
-        return steps_of(self.settings, Run("full", 0))
+    def steps(self, recipe: str) -> list[int]:
+        """At which it was measured, in each seed."""
+        return sorted(steps for name, seed, steps in self.measured if name == recipe and seed == SEEDS[0])
 
     def scores(self, method: str, seed: int, steps: int) -> Scores:
         run = method, seed, steps
@@ -119,7 +119,7 @@ def paths_table(effect: Effect) -> str:
     rows = [["untouched base", "0", f"{effect.base['fd'].value:.3g}", "0", "0", f"{effect.base['copy_rate'].value:.3g}"],
             ["real pictures", "–", f"{effect.floor['fd'].value:.3g}", "–", "–", "–"]]
     for name in RECIPES:
-        for steps in effect.steps:
+        for steps in effect.steps(name):
             each = [effect.scores(name, seed, steps) for seed in SEEDS]
             rows.append([name, str(steps), *(spread([scores[score].value for scores in each]) for score in PATH_SCORES)])
     return table(["trained", "steps", *(f"`{name}`" for name in PATH_SCORES)], rows)
@@ -139,7 +139,7 @@ def expectations(effect: Effect) -> tuple[str, list[tuple[bool, str]]]:
                    "`copy_excess` of attention lies between: " + " > ".join(f"{name} {value:.3g}" for name, value in means.items())))
     base = effect.base["fd"].value
     for method in METHODS:
-        best = min(np.mean([effect.scores(method, seed, steps)["fd"].value for seed in SEEDS]) for steps in effect.steps)
+        best = min(np.mean([effect.scores(method, seed, steps)["fd"].value for seed in SEEDS]) for steps in effect.steps(method))
         checks.append((best < base, f"best `fd` of {method}: {best:.3g} is better than the untouched base's {base:.3g}"))
     for draws in (FIRST_DRAWS, len(effect.controls)):
         held = [scores[name].low <= 0 <= scores[name].high for scores in list(effect.controls.values())[:draws] for name in CALIBRATED]
@@ -165,15 +165,18 @@ def controls_table(effect: Effect) -> str:
 
 def equal_quality(effect: Effect) -> str:
     """At levels of `fd`, the best of each method alone: the least copying with which each recipe reaches them (means over seeds)."""
-    levels = sorted({min(effect.mean(method, steps, "fd") for steps in effect.steps) for method in METHODS})
+    levels = sorted({min(effect.mean(method, steps, "fd") for steps in effect.steps(method)) for method in METHODS})
     rows = []
     for each in RECIPES:
         row = [each]
         for level in levels:
-            reached = [(effect.mean(each, steps, "copy_excess"), steps) for steps in effect.steps if effect.mean(each, steps, "fd") <= level * (1 + 1e-9)]
+            reached = [(effect.mean(each, steps, "copy_excess"), steps) for steps in effect.steps(each) if effect.mean(each, steps, "fd") <= level * (1 + 1e-9)]
             row.append(f"{min(reached)[0]:.3g} ({min(reached)[1]})" if reached else "–")
         rows.append(row)
-    return table(["trained", *(f"`fd` ≤ {level:.3g}" for level in levels)], rows) + "\n\nIn brackets the number of steps; –: not reached."
+    return table(["trained", *(f"`fd` ≤ {level:.3g}" for level in levels)], rows) + (
+        "\n\nIn brackets the number of steps; –: not reached. `full-slow` is full fine-tuning at "
+        f"{SLOW_RATE['full-slow'][1]:g} × its reference rate, an early-stopped rival. With a mitigation, paths have "
+        f"{', '.join(map(str, effect.steps(recipe('full', 'rwa'))))} steps only.")
 
 
 def claims(effect: Effect) -> str:
@@ -181,7 +184,7 @@ def claims(effect: Effect) -> str:
     at, lines = effect.settings.steps, []
     for method in ("svdiff", "difffit"):
         less = effect.paired("copy_excess", "full", method, SEEDS[0], at)
-        fd = {name: (effect.mean(name, at, "fd"), min(effect.mean(name, steps, "fd") for steps in effect.steps)) for name in ("full", method)}
+        fd = {name: (effect.mean(name, at, "fd"), min(effect.mean(name, steps, "fd") for steps in effect.steps(name))) for name in ("full", method)}
         lines.append(f"- `{method}` copies less than full fine-tuning: `copy_excess` full − {method} {shown(less)} (first seed)")
         lines.append(f"- `{method}` looks better than full fine-tuning: `fd` {fd[method][0]:.3g} against {fd['full'][0]:.3g}, "
                      f"at each one's best number of steps {fd[method][1]:.3g} against {fd['full'][1]:.3g}")
@@ -240,18 +243,20 @@ def draw_paths(effect: Effect, path: Path, title: str) -> None:
     for axis, mitigation in zip(axes, MITIGATIONS):
         for method in METHODS:
             for seed in SEEDS:
-                points = [effect.scores(recipe(method, mitigation), seed, steps) for steps in effect.steps]
+                name = recipe(method, mitigation)
+                points = [effect.scores(name, seed, steps) for steps in effect.steps(name)]
                 axis.plot([p["copy_excess"].value for p in points], [p["fd"].value for p in points], "o-", color=style(method)[0], alpha=0.75,
                           markersize=3.5, linewidth=1, label=method if seed == SEEDS[0] else None)
         axis.axhline(effect.floor["fd"].value, color="grey", linewidth=0.8, linestyle="--", label="real pictures")
         axis.scatter([0], [effect.base["fd"].value], marker="x", color="black", label="untouched base")
         axis.set_yscale("log")
         axis.set_xlabel("copy_excess (lower is better)")
-        axis.set_title(f"with {mitigation}" if mitigation else "alone", fontsize=10)
+        steps = ", ".join(map(str, effect.steps(recipe("full", mitigation))))
+        axis.set_title(f"{f'with {mitigation}' if mitigation else 'alone'}: {steps} steps along each path", fontsize=10)
         axis.grid(alpha=0.25)
     axes[0].set_ylabel("fd (lower is better)")
     axes[0].legend(fontsize=8)
-    figure.suptitle(f"{title}: steps {', '.join(map(str, effect.steps))} along each path, three seeds", fontsize=11)
+    figure.suptitle(f"{title}, three seeds", fontsize=11)
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)

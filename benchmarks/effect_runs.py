@@ -26,6 +26,7 @@ SEEDS = (0, 1, 2)
 # A hostile reader's rival: full fine-tuning that learns slower, whose quality is about as good (docs/rates.md).
 SLOW_RATE = {"full-slow": ("full", 0.3)}  # a recipe without mitigation: method and factor on its reference rate
 STEP_FRACTIONS = (0.125, 0.25, 0.5, 1.0, 2.0)  # of the default number of steps
+MITIGATED_FRACTIONS = (0.25, 0.5, 1.0)  # a mitigation that changes captions is measured both ways, at twice the price
 CONTROL_DRAWS = tuple(range(20))  # of the sides
 PICTURES_KEPT = 16
 WAYS = ("written", "trained")  # captions as they are written, and as the training heard them
@@ -64,7 +65,7 @@ RECIPES = (*METHODS, *SLOW_RATE, *(recipe(method, mitigation) for mitigation in 
 def steps_of(settings: Settings, run: Run) -> tuple[int, ...]:
     if run.control:
         return (settings.steps,)
-    return tuple(max(round(settings.steps * fraction), 1) for fraction in STEP_FRACTIONS)
+    return tuple(max(round(settings.steps * fraction), 1) for fraction in (MITIGATED_FRACTIONS if run.mitigation else STEP_FRACTIONS))
 
 
 def runs() -> Iterator[Run]:
