@@ -24,7 +24,7 @@ from trainers import base_model, checkpoint, denoising, held_out, mitigations, s
 from trainers.cache import key_of, remember
 from trainers.candidate import Candidate
 from trainers.captions import CaptionEncoder
-from trainers.errors import BadSelection, NoMemory
+from trainers.errors import BadModel, BadSelection, NoMemory, NotFinite
 from trainers.fit import Evaluation, Examples, Fit, Plan, fit
 from trainers.loss import AUTOCAST
 from trainers.methods import BaseCache, Subset, method
@@ -113,7 +113,11 @@ class InnerLoop:
         def make() -> dict[str, np.ndarray]:
             arrays = {}
             for side in ("train", "twin"):
-                latents, pixels = self.generate(side)
+                try:
+                    latents, pixels = self.generate(side)
+                except NotFinite as error:
+                    raise BadModel(f"--model {model_folder(self.settings)}: its U-Net generates latents that are not finite before any training; "
+                                   "its weights are damaged, take another copy") from error
                 arrays[f"{side}_copies"], arrays[f"{side}_features"] = latents, self.encoder.encode(pixels)
                 arrays[f"{side}_losses"] = self.losses(side)
                 arrays[f"{side}_pixels"] = pixels
@@ -214,6 +218,7 @@ class InnerLoop:
                                "start a study with --protects outputs for it")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # an adapter's initial factors
+            method(candidate.method).check(candidate)
             return method(candidate.method).apply(self.pipeline.unet, self.units, candidate, self.cache)
 
     def train(self, candidate: Candidate, seed: int, subset: Subset, learned: Learned, side: str = "train", on_step: Callable[[int], None] = lambda step: None,
@@ -225,30 +230,29 @@ class InnerLoop:
 
     def checkpoints(self, candidate: Candidate, side: str, state: Path) -> Checkpoints:
         belongs = {"candidate": replace(candidate, steps=0).hash, "base": self.pipeline.hash, "data": self.prepared.content, "side": side}
-        return Checkpoints(state, self.settings.checkpoint_every, belongs)
+        return Checkpoints(state, self.settings.checkpoint_every, belongs, anew=True)
 
     def evaluate(self, candidate: Candidate, number: int, on_stage: Stage = lambda stage: None, keep: Path | None = None,
-                 state: Path | None = None) -> Result:
+                 state: Path | None = None, on_loss: held_out.Report = lambda step, train, twin: None) -> Result:
         """Fine-tune, generate, score. `number` is the trial's: it seeds training, so that a trial can be repeated exactly.
 
         keep: file for the subset's tensors, or None. state: file for the state of the training on the way, or None; what is there already is gone on from.
-        Raises TrainingDiverged, BadSelection, NoMemory: the candidate's own fault.
+        on_loss: is told each point of the held-out loss. Raises TrainingDiverged, BadSelection, NoMemory, NotFinite: the candidate's own fault.
         """
         with memory_named(candidate, self.settings):
-            return self.evaluated(candidate, number, on_stage, keep, state)
+            return self.evaluated(candidate, number, on_stage, keep, state, held_out.Curve(on_loss))
 
-    def evaluated(self, candidate: Candidate, number: int, on_stage: Stage, keep: Path | None, state: Path | None) -> Result:
+    def evaluated(self, candidate: Candidate, number: int, on_stage: Stage, keep: Path | None, state: Path | None, curve: held_out.Curve) -> Result:
         started = time.monotonic()
         seed = seed_of(self.settings.seed, TRAINING_STREAM, number)
         learned = self.learned("train", seed)
         every = max(candidate.steps // STAGES_A_TRAINING, 1)
         clock = Clock(on_stage)
-        curve: dict[int, tuple[float, float]] = {}
         subset = self.apply(candidate, seed)
         try:
             done = self.train(candidate, seed, subset, learned, "train",
                               lambda step: on_stage(f"step {step} of {candidate.steps}") if step == 1 or step % every == 0 else None,
-                              self.held_out(lambda step, train, twin: curve.update({step: (train, twin)})), state)
+                              self.held_out(curve), state)
             with subset.generating():
                 measured, twin_pixels = self.measure_all(candidate, learned, clock)
             clock.stop()
@@ -262,15 +266,15 @@ class InnerLoop:
         ended = time.monotonic()
         seconds = {"training": done.seconds, "generating": clock.seconds["generating"], "scoring": clock.seconds["scoring"] + ended - restored,
                    "total": ended - started}
-        return Result(scores, trainable, trainable / self.units.total, done.loss, seconds, twin_pixels, curve)
+        return Result(scores, trainable, trainable / self.units.total, done.loss, seconds, twin_pixels, curve.points)
 
-    def held_out(self, report: held_out.Report) -> list[Evaluation]:
+    def held_out(self, found: held_out.Curve) -> list[Evaluation]:
         """The curve of the held-out loss, if the settings ask for one."""
         settings = self.settings
         if not settings.held_out_every:
             return []
         return [held_out.curve(self.pipeline.unet, self.scheduler, self.examples["train"], self.examples["twin"], every=settings.held_out_every,
-                               seed=seed_of(settings.seed, LOSS_STREAM), report=report, batch_size=settings.batch_size, precision=settings.precision)]
+                               seed=seed_of(settings.seed, LOSS_STREAM), found=found, batch_size=settings.batch_size, precision=settings.precision)]
 
     def plan(self, candidate: Candidate, seed: int) -> Plan:
         given = self.settings

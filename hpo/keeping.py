@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from pathlib import Path
 
 from hpo import home
 from hpo.study import Asked, Search
 from storage import results
+from trainers.base_model import unet_elements
 
 log = logging.getLogger(__name__)
 
@@ -88,17 +87,9 @@ def is_kept(trial: dict, keep: str) -> bool:
 
 
 def disk_need(model: Path, keep: str, trials: int) -> str:
-    """In words, how much disk the kept tensors can take: full fine-tuning keeps all of the U-Net, in fp32."""
+    """In words, how much disk the kept tensors can take: full fine-tuning keeps all of the U-Net, in fp32. model: as `model_files.find` takes it."""
     if keep == "none":
         return "disk: no tensors are kept (--keep none)"
-    largest = sum(elements(file) for file in (model / "unet").glob("*.safetensors")) * BYTES_PER_ELEMENT / 1e9
+    largest = unet_elements(model) * BYTES_PER_ELEMENT / 1e9
     count = trials if keep == "all" else min(trials, USUAL_FRONT)
     return f"disk: kept tensors (--keep {keep}) take at most {largest:.3f} GB a point, {largest * count:.2f} GB for {count} points"
-
-
-def elements(file: Path) -> int:
-    """Elements in a safetensors file, by its header alone."""
-    with file.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(size))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")

@@ -125,13 +125,17 @@ def candidate_of(given: dict[str, Any], settings: Settings) -> Candidate:
     (part,) = usual.parts
     if given["rank"] is not None and not chosen.ranks:
         raise BadSetting(f"--rank {given['rank']}: {chosen.title} has no rank, leave it out")
+    if given["norm_rate"] is not None and chosen.norm_rates is None:
+        raise BadSetting(f"--norm-rate {given['norm_rate']:g}: {chosen.title} has no learning rate of its own for norms, leave it out")
     for name in ("rank", "alpha", "learning_rate", "norm_rate"):
         if given[name] is not None and not given[name] > 0:
             raise BadSetting(f"{flag(name)} {given[name]:g}: it must be above 0, give such a number")
     applied = tuple(Applied.of(name, **{number: choices[0] for number, choices in mitigation(name).strengths.items()}) for name in given["mitigations"] or ())
     rank = part.rank if given["rank"] is None else given["rank"]
-    return replace(usual, parts=(Part(given["regions"] or part.regions, given["kinds"] or part.kinds, rank, given["alpha"]),), mitigations=applied,
+    candidate = replace(usual, parts=(Part(given["regions"] or part.regions, given["kinds"] or part.kinds, rank, given["alpha"]),), mitigations=applied,
                    **{name: given[name] for name in ("learning_rate", "norm_rate") if given[name] is not None})
+    chosen.check(candidate)
+    return candidate
 
 
 def names(text: str) -> tuple[str, ...]:

@@ -245,7 +245,10 @@ def from_command_line(arguments: Sequence[str] | None, program: str, description
     given = vars(parser(program, description).parse_args(arguments))
     config = given.pop("config", None)
     merged = Settings() if config is None else from_toml(config)
-    return replace(merged, **given).check()
+    settings = replace(merged, **given).check()
+    if config is not None and settings.model is None and ready(config) != config:
+        raise BadSetting(f"--config {config}: it is for a model of yours, give --model DIR")
+    return settings
 
 
 def from_toml(path: Path) -> Settings:

@@ -86,7 +86,7 @@ class Search:
         self.objectives = objective_table.parse(settings.objectives)
         self.space = spaces.named(settings.space)
         self.bounds = Bounds(settings.step_grid, settings.learning_rate_scale, spaces.methods(settings.methods), settings.protects,
-                             sites_of(model_folder(settings)))
+                             sites_of(model_folder(settings)), model_folder(settings))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(storage=store.optuna, study_name=settings.study, directions=self.objectives.directions,
                                          sampler=SeededByNumber(settings.sampler, settings.seed), load_if_exists=True)
@@ -115,7 +115,8 @@ class Search:
         given = self.settings.to_json()
         free = {name: value for name, value in given.items() if name not in self.settings.meaning() and name != "storage"}
         for name in PATHS:
-            if free[name] is not None and not (name == "encoder" and free[name] == PIXELS):
+            hub = name != "out" and free[name] is not None and not Path(free[name]).exists()  # a name in the hub's cache
+            if free[name] is not None and not hub and not (name == "encoder" and free[name] == PIXELS):
                 free[name] = str(Path(free[name]).absolute())
         return {**free, "space": self.space.name}
 
@@ -188,7 +189,7 @@ class Search:
         if failed > most_failures(counts.trials):
             return Ended(1, f"{failed} trials failed, more than max({LEAST_FAILURES}, N/5): {self.reasons()}")
         if counts.duplicates_in_a_row >= MOST_DUPLICATES and not counts.waiting and self.next_baseline() is None:
-            return Ended(0, f"the space is exhausted: {MOST_DUPLICATES} proposals in a row were known already")
+            return self.exhausted(failed)
         if self.objectives.is_joint_reward:
             spoilt = self.yardsticks("FAIL")
             if any(UNDEFINED in trial.user_attrs for trial in spoilt):
@@ -196,6 +197,14 @@ class Search:
             if spoilt and not self.next_yardsticks() and not self.yardsticks("COMPLETE", "RUNNING", "WAITING"):
                 return Ended(1, f"no baseline could be the yardstick of joint_reward: {self.reasons()}")
         return None
+
+    def exhausted(self, failed: int) -> Ended:
+        """Nothing new is proposed: a good end, unless what was proposed has only failed."""
+        said = f"the space is exhausted: {MOST_DUPLICATES} proposals in a row were known already"
+        if not failed:
+            return Ended(0, said)
+        worked = any(trial.state.name == "COMPLETE" and BASELINE not in trial.user_attrs for trial in self.study.get_trials(deepcopy=False))
+        return Ended(0 if worked else 1, f"{said}, {failed} trials failed: {self.reasons()}")
 
     def reasons(self, most: int = 3) -> str:
         """Why trials failed, the most frequent reasons first, on one line."""

@@ -67,10 +67,16 @@ def evaluate(search: Search, inner: InnerLoop, asked: Asked, kept: Path | None) 
                 raise LeaseLost(asked.id, search.store.worker)
             heartbeat.stage(stage)
 
+        def on_loss(step: int, train: float, twin: float) -> None:
+            try:
+                results.record_curve(search.store, asked.id, {step: (train, twin)})
+            except StorageUnreachable as error:  # all points are written again at the end
+                log.warning("trial %d: a point of its loss curve could not be written: %s", asked.number, error)
+
         if kept is not None:  # noted first: a worker that is killed must not leave a file that nobody knows of
             keeping.record(search, asked, kept)
         with stopping.interruptible():
-            result = inner.evaluate(asked.candidate, asked.seed_number, on_stage, kept, keeping.state_path(search, asked))
+            result = inner.evaluate(asked.candidate, asked.seed_number, on_stage, kept, keeping.state_path(search, asked), on_loss)
         return write(search, asked, result)
 
 

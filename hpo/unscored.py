@@ -22,6 +22,7 @@ from trainers.captions import CaptionEncoder, encode_captions
 from trainers.data import mimic
 from trainers.data.picture import Picture, decode
 from trainers.errors import BadData, CorruptPicture
+from trainers.held_out import Curve
 from trainers.loss import AUTOCAST
 from trainers.methods import BaseCache
 from trainers.mitigations.hooks import Guard
@@ -61,7 +62,7 @@ class Unscored(InnerLoop):
         self.prepared = Few(Pictures(pictures, pixels, mean, deviation, np.array([row[picture.caption] for picture in pictures])), captions)
         self.examples = {"train": self.examples_of(self.prepared.train)}
 
-    def evaluated(self, candidate: Candidate, number: int, on_stage: Stage, keep: Path | None, state: Path | None) -> Result:
+    def evaluated(self, candidate: Candidate, number: int, on_stage: Stage, keep: Path | None, state: Path | None, curve: Curve) -> Result:
         """Fine-tune and generate."""
         started, clock = time.monotonic(), Clock(on_stage)
         seed = seed_of(self.settings.seed, TRAINING_STREAM, number)

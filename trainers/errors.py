@@ -42,6 +42,13 @@ class TrainingDiverged(TrainerError):
         )
 
 
+class NotFinite(TrainerError):
+    """The U-Net generates latents that are not finite: a candidate's own fault, or a damaged base model."""
+
+    def __init__(self):
+        super().__init__("the U-Net generates latents that are not finite: take a lower learning rate or fewer steps")
+
+
 class NoMemory(TrainerError):
     """The device's memory is not enough for a candidate: its own fault, so it is not tried again, and the study goes on."""
 

@@ -21,7 +21,7 @@ from trainers.mitigated import Encode, Mitigations
 from trainers.mitigations.hooks import TrainingHooks
 from trainers.plan import Examples, Plan
 from trainers.record import Fit, Record
-from trainers.resuming import Checkpoints, RandomStates, Values
+from trainers.resuming import Checkpoints, RandomStates, Stateful, Values
 from trainers.schedules import factor
 
 __all__ = ["Evaluation", "Examples", "Fit", "Plan", "autocast", "fit", "target_of"]
@@ -31,11 +31,13 @@ __all__ = ["Evaluation", "Examples", "Fit", "Plan", "autocast", "fit", "target_o
 class Evaluation:
     """What looks at the network during training: `look(step)` after every step for which `due(step)` holds, and at step 0 before the first.
 
-    The network is then in evaluation mode, generating, with the averaged values if there is an EMA. Random states are put back.
+    The network is then in evaluation mode, generating, with the averaged values if there is an EMA. Random states are put back. keeps: what
+    it found so far, which a training that goes on from its state gets back, or None.
     """
 
     due: Callable[[int], bool]
     look: Callable[[int], None]
+    keeps: Stateful | None = None
 
 
 def fit(unet, scheduler, subset: Subset, examples: Examples, plan: Plan, on_step: Callable[[int], None] = lambda step: None, *,
@@ -60,6 +62,7 @@ def fit(unet, scheduler, subset: Subset, examples: Examples, plan: Plan, on_step
     average, record = Average(parameters, plan.ema_decay), Record(plan.batch_size)
     state = {"values": Values(subset), "optimizer": optimizer, "scaler": scaler, "average": average, "draws": draws, "hooks": mitigations,
              "random": RandomStates(device), "record": record}
+    state |= {f"evaluation {number}": each.keeps for number, each in enumerate(evaluations) if each.keeps is not None}
     evaluate = partial(evaluate_at, evaluations, unet, subset, average, device)
     mitigations.expect(Ahead(draws), plan.steps)
     with in_training(unet, subset, plan, device):

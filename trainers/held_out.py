@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from trainers.denoising import losses
 from trainers.fit import Evaluation
@@ -14,17 +15,34 @@ PICTURES = 32  # measured a side at most: a point of the curve must cost a few s
 Report = Callable[[int, float, float], None]
 
 
-def curve(unet, scheduler, train: Examples, twin: Examples, *, every: int, seed: int, report: Report, draws: int = DRAWS,
+class Curve:
+    """The points so far, (mean loss of train, mean loss of twin) by step; kept with a training's state."""
+
+    def __init__(self, report: Report = lambda step, train, twin: None):
+        self.points: dict[int, tuple[float, float]] = {}
+        self.report = report
+
+    def add(self, step: int, train: float, twin: float) -> None:
+        self.points[step] = train, twin
+        self.report(step, train, twin)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"points": [[step, *losses] for step, losses in self.points.items()]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.points = {step: (train, twin) for step, train, twin in state["points"]}
+
+
+def curve(unet, scheduler, train: Examples, twin: Examples, *, every: int, seed: int, found: Curve, draws: int = DRAWS,
           span: tuple[float, float] = (0.0, 1.0), batch_size: int = 64, precision: str = "fp32") -> Evaluation:
-    """Calls report(step, mean loss of train, mean loss of twin) before training (step 0) and after every `every` steps.
+    """Adds a point to `found` before training (step 0) and after every `every` steps.
 
     Noise and timesteps are the same at every step, for every candidate and on both sides, so that a difference between two points is not
-    that of their draws; the losses are those of `trainers.denoising.losses`, of the first PICTURES of either side. A training that is
-    resumed may report a step again, with the same numbers.
+    that of their draws; the losses are those of `trainers.denoising.losses`, of the first PICTURES of either side.
     """
     sides = [side.first(PICTURES) for side in (train, twin)]
 
     def look(step: int) -> None:
-        report(step, *(float(losses(unet, scheduler, side, seed, draws, span, batch_size, precision).mean()) for side in sides))
+        found.add(step, *(float(losses(unet, scheduler, side, seed, draws, span, batch_size, precision).mean()) for side in sides))
 
-    return Evaluation(lambda step: step % every == 0, look)
+    return Evaluation(lambda step: step % every == 0, look, found)

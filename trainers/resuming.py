@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from trainers.checkpoint import system_error
 from trainers.errors import BadModel
 from trainers.methods import Subset
 from trainers.plan import Plan
+
+log = logging.getLogger(__name__)
 
 VERSION = 1  # of the layout of the file
 
@@ -65,12 +68,14 @@ class Checkpoints:
 
     every: steps from one writing to the next; the last step is written too. belongs: whatever beside the plan decides the weights, by
     name, such as {"candidate": …, "base": …, "data": …}, in values that JSON can write. A candidate's number of steps does not belong there:
-    a longer training goes on from a shorter one.
+    a longer training goes on from a shorter one. anew: a state that cannot be gone on from is deleted, with a warning, and the training
+    begins anew, where it would raise BadModel.
     """
 
     path: Path
     every: int
     belongs: Mapping[str, Any]
+    anew: bool = False
 
     def due(self, step: int, steps: int) -> bool:
         return step % self.every == 0 or step == steps
@@ -86,13 +91,20 @@ class Checkpoints:
         before anything is set, if the file is damaged or belongs to another candidate, plan or base."""
         if not self.path.exists():
             return 0
-        found, tensors = read(self.path)
-        self.check(found, plan)
+        try:
+            found, tensors = read(self.path)
+            self.check(found, plan, parts)
+        except BadModel as error:
+            if not self.anew:
+                raise
+            log.warning("%s: the training begins anew", str(error).partition("; delete it")[0])
+            self.path.unlink()
+            return 0
         for name, part in parts.items():
             part.load_state_dict(unpacked(found["state"][name], tensors))
         return found["step"]
 
-    def check(self, found: dict[str, Any], plan: Plan) -> None:
+    def check(self, found: dict[str, Any], plan: Plan, parts: Mapping[str, Stateful]) -> None:
         if found.get("version") != VERSION:
             raise BadModel(f"training state {self.path}: its version is {found.get('version')}, this program reads {VERSION}; delete it")
         wanted = json.loads(json.dumps({**self.belongs, "plan": plan.identity}))
@@ -101,6 +113,9 @@ class Checkpoints:
                 raise BadModel(f"training state {self.path}: it belongs to another {name} ({difference}); delete it, or take the {name} that it was made with")
         if found["step"] > plan.steps:
             raise BadModel(f"training state {self.path}: it is at step {found['step']}, beyond the {plan.steps} that are wanted; delete it")
+        if found["state"].keys() != parts.keys():
+            other = min(found["state"].keys() ^ parts.keys())
+            raise BadModel(f"training state {self.path}: it and this training differ in {other!r}; delete it, or train as it was made")
 
 
 def differing(found: Any, wanted: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from trainers.errors import BadModel, NotFinite
 from trainers.fit import autocast
 from trainers.mitigations.hooks import FirstStep, Guard
 
@@ -21,7 +22,7 @@ def sample(unet, scheduler_config: dict, states: torch.Tensor, caption: torch.Te
 
     states: (captions, tokens, width) with the empty caption last; caption: (n,) rows of it; noise: (n, 4, h, w).
     guard: generation-time mitigations, which may change what the U-Net is given of a caption, or None.
-    DPM-Solver++ 2M (arXiv 2211.01095); conditional and unconditional in one batch.
+    DPM-Solver++ 2M (arXiv 2211.01095); conditional and unconditional in one batch. Raises NotFinite.
     """
     from diffusers import DPMSolverMultistepScheduler
 
@@ -44,6 +45,8 @@ def sample(unet, scheduler_config: dict, states: torch.Tensor, caption: torch.Te
             with autocast(device, precision):
                 plain, conditional = unet(given, timestep, both).sample.float().chunk(2)
             latents = solver.step(plain + guidance_scale * (conditional - plain), timestep, latents).prev_sample
+        if not latents.isfinite().all():
+            raise NotFinite
         out.append(latents.contiguous())
     return torch.cat(out)
 
@@ -69,11 +72,13 @@ def guarded(guard: Guard, first: FirstStep, states: torch.Tensor, rows: np.ndarr
 
 @torch.inference_mode()
 def decode(vae, latents: torch.Tensor, batch_size: int) -> np.ndarray:
-    """Grey pictures of scaled latents: (n, H, W) uint8, the mean of the three channels."""
+    """Grey pictures of scaled, finite latents: (n, H, W) uint8, the mean of the three channels. Raises BadModel if a pixel is not finite."""
     parts = []
     for start in range(0, len(latents), batch_size):
         with torch.autocast(latents.device.type, enabled=False):
             decoded = vae.decode(latents[start : start + batch_size].float() / vae.config.scaling_factor).sample
+        if not decoded.isfinite().all():
+            raise BadModel("the VAE decodes latents to pixels that are not finite, in fp32: its weights are damaged, take another copy")
         grey = decoded.float().mean(1).add(1).mul(127.5).round().clamp(0, 255)
         parts.append(grey.to(torch.uint8).cpu().numpy())
     return np.concatenate(parts)

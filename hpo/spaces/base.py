@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from optuna.trial import FixedTrial
@@ -12,9 +13,12 @@ from optuna.trial import FixedTrial
 from hpo.errors import SearchError
 from hpo.settings import DEFAULT_METHODS
 from trainers.candidate import Candidate
+from trainers.errors import BadSelection
+from trainers.methods import method
 from trainers.mitigations import MITIGATIONS, OUTPUTS, WEIGHTS
-from trainers.units import REGIONS
+from trainers.units import REGIONS, RESOLUTION
 
+ROOTS = ("down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out", "conv_norm_out", "time_embedding", "add_embedding", "class_embedding")
 SHORT = 16  # hex digits of a hash: enough to tell contents apart, few enough to read in a message
 
 
@@ -28,7 +32,7 @@ class Bounds:
 
     steps: allowed numbers, the last of them all. rate_scale: a factor on learning rates. methods: names of methods that are
     offered. protects: what mitigations are for, "weights" or "outputs". sites: the U-Net's attention blocks by path, in the
-    order down, mid, up (`hpo.spaces.sites`); empty where the U-Net is not known.
+    order down, mid, up (`hpo.spaces.sites`); empty where the U-Net is not known. model: the base model, as `model_files.find` takes it.
     """
 
     steps: tuple[int, ...]
@@ -36,6 +40,7 @@ class Bounds:
     methods: tuple[str, ...] = DEFAULT_METHODS
     protects: str = WEIGHTS
     sites: tuple[str, ...] = ()
+    model: Path | None = None
 
     @property
     def regions(self) -> tuple[str, ...]:
@@ -46,6 +51,31 @@ class Bounds:
     def mitigations(self) -> tuple[str, ...]:
         """Those that may be used. Weights that are released are protected by training alone, outputs by both kinds."""
         return tuple(name for name, mitigation in MITIGATIONS.items() if self.protects == OUTPUTS or mitigation.protects == self.protects)
+
+
+def is_region(name: str) -> bool:
+    """Whether it is a region of some U-Net."""
+    return name in REGIONS or name.split(".")[0] in ROOTS or name.startswith(f"{RESOLUTION}/")
+
+
+class Trained:
+    """Whether candidates can be trained on a base model, by the shapes of its U-Net alone. Raises BadModel."""
+
+    def __init__(self, model: Path):
+        from trainers.base_model import unet_on_meta
+        from trainers.units import walk
+
+        self.unet = unet_on_meta(model)
+        self.units = walk(self.unet)
+
+    def reason(self, candidate: Candidate) -> str | None:
+        """Why it cannot be."""
+        try:
+            method(candidate.method).check(candidate)
+            method(candidate.method).count(self.unet, self.units, candidate)
+        except BadSelection as error:
+            return str(error)
+        return None
 
 
 class Space(ABC):

@@ -30,18 +30,17 @@ from pathlib import Path
 from typing import Any
 
 from hpo.errors import BadSetting
-from hpo.spaces.base import SHORT, Bounds, Space
+from hpo.spaces.base import ROOTS, SHORT, Bounds, Space, Trained, is_region
 from hpo.spaces.choices import Choices, Offer
 from hpo.spaces.default import scaled
 from trainers.candidate import Candidate
 from trainers.errors import BadSelection, nearest
 from trainers.methods import METHODS
 from trainers.mitigations import MITIGATIONS
-from trainers.units import KINDS, REGIONS, RESOLUTION, SETS, inside
+from trainers.units import REGIONS
 
 KEYS = ("steps", "regions", "always_mitigate", "methods", "mitigations")
 METHOD_KEYS = ("regions", "kinds", "ranks", "learning_rates", "norm_rates")
-ROOTS = ("down_blocks", "mid_block", "up_blocks", "conv_in", "conv_out", "conv_norm_out", "time_embedding", "add_embedding", "class_embedding")
 
 
 class File(Space):
@@ -103,7 +102,7 @@ class File(Space):
         for key, has in (("ranks", method.ranks), ("norm_rates", method.norm_rates)):
             if key in table and not has:
                 raise self.refusal(f"{inside_of}{key}: {method.title} has none, leave it out")
-        kinds = (*KINDS, *SETS, *method.own_kinds)
+        kinds = method.known_kinds
         return Offer(self.get(table, "regions", inside_of, choices_of("region", is_region, (*REGIONS, *ROOTS))) or regions,
                      self.get(table, "kinds", inside_of, choices_of("kind", kinds.__contains__, kinds)) or method.kinds,
                      self.get(table, "ranks", inside_of, list_of(is_count, "whole numbers from 1 on")) or method.ranks,
@@ -128,9 +127,22 @@ class File(Space):
         for name in self.mitigations:
             if name not in bounds.mitigations:
                 raise self.refusal(f"[mitigations.{name}]: it does not protect {bounds.protects}, leave it out or take --protects outputs")
-        for region in {region for offer in self.methods.values() for choice in offer.regions for region in choice}:
-            if ".attentions" in region and bounds.sites and not any(inside(site, region) for site in bounds.sites):
-                raise self.refusal(f"region {region!r} is not in this U-Net: take {nearest(region, bounds.sites)}")
+        if bounds.model is not None:
+            self.check_on(bounds.model, bounds)
+
+    def check_on(self, model: Path, bounds: Bounds) -> None:
+        """BadSetting for a region that the base model's U-Net does not have, and for a rank with which a method can train nothing that it is offered."""
+        trained = Trained(model)
+        for name, offer in self.choices(bounds).methods.items():
+            for region in {region: None for choice in offer.regions for region in choice}:
+                try:
+                    trained.units.select((region,), ("everything",))
+                except BadSelection as error:
+                    raise self.refusal(f"{error}") from error
+            for rank in offer.ranks or (None,):
+                said = [trained.reason(Candidate.of(name, regions, kinds, offer.learning_rates[0], 1, rank)) for regions in offer.regions for kinds in offer.kinds]
+                if all(said):
+                    raise self.refusal(f"methods.{name}: {said[0]}")
 
     def choices(self, bounds: Bounds) -> Choices:
         offers = {name: Offer(offer.regions, offer.kinds, offer.ranks, offer.learning_rates or scaled(METHODS[name].learning_rates, bounds.rate_scale),
@@ -152,10 +164,6 @@ def is_count(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
-
-
-def is_region(name: str) -> bool:
-    return name in REGIONS or name.split(".")[0] in ROOTS or name.startswith(f"{RESOLUTION}/")
 
 
 def a_truth(value: Any) -> bool:

@@ -18,11 +18,12 @@ from typing import Any
 import optuna
 
 from hpo.errors import BadSetting
-from hpo.spaces.base import SHORT, BadProposal, Bounds, Space
+from hpo.spaces.base import ROOTS, SHORT, BadProposal, Bounds, Space, Trained, is_region
 from trainers import mitigations
-from trainers.candidate import Candidate, rounded
+from trainers.candidate import Candidate, Part, rounded
 from trainers.errors import BadSelection, nearest
 from trainers.methods import method
+from trainers.units import REGIONS
 
 TRIES = 10  # proposals that a launch asks for; if none of them is a candidate, none of a trial's will be
 LONGEST_SHOWN = 80  # characters of what a function gave, in a message
@@ -46,15 +47,21 @@ class Function(Space):
         self.content = hashlib.sha256(source(spec, module) + attribute.encode()).hexdigest()[:SHORT]
 
     def check(self, bounds: Bounds) -> None:
-        """Asks for a few proposals, on a study of its own, so that a function that always raises ends the launch at once."""
+        """Asks for a few proposals, on a study of its own, so that a function that always raises, or gives what the base model's U-Net cannot
+        have, ends the launch at once."""
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        trained = None if bounds.model is None else Trained(bounds.model)
         said: list[str] = []
         for _ in range(TRIES):
             try:
-                self.propose(study.ask(), bounds)
-                return
+                candidate = self.propose(study.ask(), bounds)
             except BadProposal as error:
                 said.append(str(error))
+                continue
+            reason = None if trained is None else trained.reason(candidate)
+            if reason is None:
+                return
+            said.append(f"--space {self.spec}: what the function gave cannot be trained: {reason}")
         raise BadSetting(f"{said[0]} ({TRIES} of {TRIES} proposals failed)")
 
     def propose(self, trial: Any, bounds: Bounds) -> Candidate:
@@ -77,19 +84,34 @@ def vetted(given: Any, bounds: Bounds) -> Candidate:
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise BadSelection(f"{shown(given)} is not of a candidate's types ({said_of(error)}), build it with Candidate.of") from error
     known = method(candidate.method)
-    if not candidate.parts or not all(part.regions and part.kinds for part in (*candidate.parts, *candidate.frozen)):
-        raise BadSelection(f"{shown(given)} has no part, or one without regions or kinds: name both in each")
+    if not candidate.parts:
+        raise BadSelection(f"{shown(given)} has no part: name one with regions and kinds")
+    for part in (*given.parts, *given.frozen):
+        check_part(part)
     if known.ranks and not all(type(part.rank) is int and part.rank > 0 for part in candidate.parts):
         raise BadSelection(f"{shown(given)} has no rank: {known.title} needs one in each part, such as {known.ranks[0]}")
     if type(candidate.steps) is not int or not 1 <= candidate.steps <= bounds.steps[-1]:
         raise BadSelection(f"steps={shown(candidate.steps)}: give a whole number from 1 to {bounds.steps[-1]}, or raise --steps")
     norm_rate = None if candidate.norm_rate is None else rate_of("norm_rate", candidate.norm_rate)
     candidate = replace(candidate, learning_rate=rate_of("learning_rate", candidate.learning_rate), norm_rate=norm_rate)
+    known.check(candidate)
     mitigations.check(candidate.mitigations)
     for applied in candidate.mitigations:
         if applied.mitigation not in bounds.mitigations:
             raise BadSelection(f"mitigation {applied.mitigation} does not protect {bounds.protects}: leave it out or take --protects outputs")
     return candidate
+
+
+def check_part(part: Part) -> None:
+    """Raises BadSelection for what is no part of any U-Net."""
+    for name, values in (("regions", part.regions), ("kinds", part.kinds)):
+        if not isinstance(values, (tuple, list)) or not values or not all(isinstance(value, str) for value in values):
+            raise BadSelection(f"{name}={shown(values)}: give a tuple of names, such as {('up',) if name == 'regions' else ('bias',)}")
+    for region in part.regions:
+        if not is_region(region):
+            raise BadSelection(f"region {shown(region)} is unknown: take {nearest(region, (*REGIONS, *ROOTS))}")
+    if part.alpha is not None and (isinstance(part.alpha, bool) or not isinstance(part.alpha, (int, float)) or not 0 < part.alpha < math.inf):
+        raise BadSelection(f"alpha={shown(part.alpha)}: give a number above 0, or leave it out")
 
 
 def rate_of(name: str, rate: Any) -> float:

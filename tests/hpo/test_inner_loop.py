@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from hpo import inner_loop
 from hpo.inner_loop import InnerLoop, memory_named
@@ -98,8 +100,36 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_scores(settings: Settin
     resumed = inner.evaluate(candidate, 3, seen.append, state=state)
     assert "step 1 of 4" not in seen and "step 4 of 4" in seen
     assert resumed.scores == expected.scores and resumed.training_loss == expected.training_loss
-    with pytest.raises(BadModel, match="belongs to another candidate"):
-        inner.evaluate(BIAS, 3, state=state)
+    assert list(resumed.curve) == [0, 2, 4] and resumed.curve == expected.curve, "also the points before the stop"
+
+
+@pytest.mark.parametrize("spoil", ["another candidate's", "damaged"])
+def test_a_state_that_is_of_no_use_is_deleted_aloud_and_the_trial_begins_anew(inner: InnerLoop, settings: Settings, tmp_path, caplog, spoil: str) -> None:
+    keeping, state = InnerLoop(replace(settings, checkpoint_every=1), "cpu"), tmp_path / "state.safetensors"
+    keeping.evaluate(replace(BIAS, learning_rate=0.5), 3, state=state)
+    if spoil == "damaged":
+        state.write_bytes(state.read_bytes()[:-1])
+    assert keeping.evaluate(BIAS, 3, state=state).scores == inner.evaluate(BIAS, 3).scores
+    assert "the training begins anew" in caplog.text and str(state) in caplog.text
+
+
+def test_points_of_the_curve_are_told_as_they_come(inner: InnerLoop) -> None:
+    told: list[tuple[int, float, float]] = []
+    result = inner.evaluate(BIAS, 0, on_loss=lambda *point: told.append(point))
+    assert {step: (train, twin) for step, train, twin in told} == result.curve and [step for step, *_ in told] == [0, 2, 4]
+
+
+@pytest.mark.parametrize(("part", "tensor", "says"), [
+    ("unet", "conv_in.weight", "its U-Net generates latents that are not finite before any training"),
+    ("vae", "decoder.conv_in.weight", "the VAE decodes latents to pixels that are not finite")])
+def test_a_model_that_gives_nan_is_refused(settings: Settings, model, tmp_path, part: str, tensor: str, says: str) -> None:
+    folder = shutil.copytree(model / "base", tmp_path / "base")
+    (file,) = (folder / part).glob("*.safetensors")
+    tensors = load_file(file)
+    save_file({**tensors, tensor: torch.full_like(tensors[tensor], float("nan"))}, file, metadata={"format": "pt"})
+    with pytest.raises(BadModel, match=says) as refused:
+        InnerLoop(replace(settings, model=str(folder)), "cpu")
+    assert "take another copy" in str(refused.value) and "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["full", "bias", "lora", "svdiff"])

@@ -118,6 +118,8 @@ def test_fewer_pictures_than_a_study_s_are_allowed_but_not_none(name):
 
 @pytest.mark.parametrize("words, says", [
     ((), "--method: it is needed"), (("--method", "bia"), "method 'bia' is unknown: take bias"), (("--method", "bias", "--rank", "2"), "has no rank"),
+    (("--method", "lora", "--norm-rate", "1e-3"), "--norm-rate 0.001: LoRA has no learning rate of its own for norms"),
+    (("--method", "norm", "--kinds", "attention"), "kind 'attention' is not trained by norm tuning: take norm"), (("--method", "bias", "--alpha", "2"), "has no rank"),
     (("--method", "lora", "--rank", "0"), "--rank 0: it must be above 0"), (("--method", "lora", "--rank", "x"), "no whole number"),
     (("--method", "bias", "--kinds", "biass"), "kind 'biass' is unknown: take bias"), (("--method", "bias", "--learning-rate=-1"), "above 0"),
     (("--method", "bias", "--learning-rate", "nan"), "above 0"), (("--method", "bias", "--generated", "0"), "--generated 0: it must be at least 1"),

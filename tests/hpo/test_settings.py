@@ -132,3 +132,8 @@ def test_from_python_the_types_are_checked_too() -> None:
     with pytest.raises(BadSetting, match="'nope' is unknown"):
         Settings.from_json({"nope": 1})
     assert Settings.from_json({"guidance_scale": 2, "workers": None}).check()
+
+
+def test_a_ready_file_asks_for_a_model() -> None:
+    assert refusal("--config", "sd15") == "--config sd15: it is for a model of yours, give --model DIR"
+    assert given("--config", "sd15", "--model", "a", "--encoder", "pixels").resolution == 512

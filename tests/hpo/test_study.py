@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from finished_study import scores
@@ -179,6 +181,31 @@ def test_an_exhausted_space_ends_the_study_with_status_0(searching: Searching, f
         finish(search)
     assert search.ask() == Ended(0, f"the space is exhausted: {MOST_DUPLICATES} proposals in a row were known already")
     assert leases.counts(search.store, search.id).finished == len(FEW)
+
+
+def test_a_space_of_which_nothing_works_is_no_good_end(searching: Searching, finish: Callable) -> None:
+    search = searching(trials=50, space="reference", steps=1, sampler="random", methods="full,bias", baselines=True)
+    for _ in BASELINES:
+        finish(search)
+    ended = search.ask()
+    assert ended.status == 0, "both were run as baselines"
+    search = searching(trials=50, space="reference", steps=2, sampler="random", methods="full,bias")
+    finish(search)
+    failed = 0
+    while not isinstance(asked := search.ask(), Ended):
+        search.fail(asked, "BadSelection: no such region", own_cause=True)
+        failed += 1
+    assert failed == 3 and asked.status == 1 and "3 trials failed: 3 × BadSelection: no such region" in asked.reason
+
+
+def test_a_name_in_the_hub_s_cache_stays_a_name_and_a_folder_becomes_absolute(searching: Searching, settings: Callable, model, monkeypatch) -> None:
+    search = searching()
+    search.settings = replace(search.settings, model="clinic/base", encoder="pixels", data="data-of-ours")
+    assert {name: search.free()[name] for name in ("model", "encoder", "data")} == {"model": "clinic/base", "encoder": "pixels", "data": "data-of-ours"}
+    monkeypatch.chdir(model)
+    search.settings = replace(search.settings, model="base", encoder="clip")
+    free = search.free()
+    assert free["model"] == str(model / "base") and free["encoder"] == str(model / "clip") and Path(free["out"]).is_absolute()
 
 
 def test_nobody_ends_an_exhausted_study_while_a_trial_runs(searching: Searching, opened: Callable, finish: Callable, query: Callable) -> None:

@@ -11,6 +11,7 @@ from training import PLAN, same, subset_of, trained
 from trainers import held_out
 from trainers.denoising import losses
 from trainers.fit import fit
+from trainers.held_out import Curve
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def twin(examples):
 
 
 def test_each_point_is_the_mean_denoising_loss_of_either_side_as_the_network_is_then(unet, units, scheduler, examples, twin):
-    subset, found, wanted = subset_of(unet, units), {}, {}
+    subset, kept, wanted = subset_of(unet, units), Curve(), {}
 
     def on_step(step):
         if step % 2 == 0:
@@ -27,22 +28,23 @@ def test_each_point_is_the_mean_denoising_loss_of_either_side_as_the_network_is_
             wanted[step] = tuple(losses(unet, scheduler, side, 9, draws=2, span=(0.0, 0.5)).mean() for side in (examples, twin))
             unet.train()
 
-    curve = held_out.curve(unet, scheduler, examples, twin, every=2, seed=9, report=lambda step, *pair: found.update({step: pair}), draws=2, span=(0.0, 0.5))
+    curve = held_out.curve(unet, scheduler, examples, twin, every=2, seed=9, found=kept, draws=2, span=(0.0, 0.5))
     wanted[0] = tuple(losses(unet, scheduler, side, 9, draws=2, span=(0.0, 0.5)).mean() for side in (examples, twin))
     fit(unet, scheduler, subset, examples, PLAN, on_step, evaluations=[curve])
-    assert found == wanted and list(found) == [0, 2, 4] and all(type(value) is float for pair in found.values() for value in pair)
+    assert kept.points == wanted and list(kept.points) == [0, 2, 4]
+    assert all(type(value) is float for pair in kept.points.values() for value in pair)
 
 
 def test_it_is_stable_a_network_that_stays_has_a_flat_curve(unet, units, scheduler, examples, twin):
     found = []
-    curve = held_out.curve(unet, scheduler, examples, twin, every=1, seed=0, report=lambda *point: found.append(point), draws=1)
+    curve = held_out.curve(unet, scheduler, examples, twin, every=1, seed=0, found=Curve(lambda *point: found.append(point)), draws=1)
     fit(unet, scheduler, subset_of(unet, units), examples, replace(PLAN, steps=3, learning_rate=0.0), evaluations=[curve])
     assert [step for step, *_ in found] == [0, 1, 2, 3] and len({tuple(pair) for _, *pair in found}) == 1
 
 
 def test_both_sides_have_the_same_noise(unet, scheduler, examples):
     found = []
-    curve = held_out.curve(unet, scheduler, examples, examples, every=1, seed=0, report=lambda *point: found.append(point), draws=1)
+    curve = held_out.curve(unet, scheduler, examples, examples, every=1, seed=0, found=Curve(lambda *point: found.append(point)), draws=1)
     curve.look(3)
     assert found[0][0] == 3 and found[0][1] == found[0][2]
 
@@ -52,7 +54,7 @@ def test_training_is_the_same_bits_with_it_and_without(unet, units, scheduler, e
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.1
     given = (unet, units, scheduler, examples, replace(PLAN, ema_decay=0.9, precision="bf16"))
-    curve = held_out.curve(unet, scheduler, examples, twin, every=1, seed=0, report=lambda *point: None, draws=1, precision="bf16")
+    curve = held_out.curve(unet, scheduler, examples, twin, every=1, seed=0, found=Curve(), draws=1, precision="bf16")
     assert same(trained(*given), trained(*given, evaluations=[curve]))
 
 
@@ -64,5 +66,5 @@ def test_however_many_pictures_there_are_a_point_costs_no_more(scheduler, exampl
         seen.append(len(noisy))
         return type("Output", (), {"sample": torch.zeros_like(noisy)})
 
-    held_out.curve(unet, scheduler, many, many, every=1, seed=0, report=lambda *point: None, draws=2).look(1)
+    held_out.curve(unet, scheduler, many, many, every=1, seed=0, found=Curve(), draws=2).look(1)
     assert sum(seen) == 2 * 2 * held_out.PICTURES

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, PNDMScheduler
 
+from trainers.errors import BadModel, NotFinite
 from trainers.miniature import architecture
 from trainers.mitigations import MITIGATIONS
 from trainers.mitigations.hooks import GenerationHooks, Guard
@@ -260,3 +261,21 @@ def test_prompt_optimization_brings_captions_to_its_target(unet, states):
     found = run(unet, states, config=SD15, guard=guard_of(optimization, Measure()))
     assert (norms[1] <= target).all() and (norms[0] > target).all()
     torch.testing.assert_close(run(unet, states, config=SD15, guard=guard_of(optimization), batch_size=2), found, atol=1e-2, rtol=1e-2)
+
+
+# Not finite ----------------------------------------------------------------------------------------------------------
+
+
+def test_latents_that_are_not_finite_are_refused(unet, states):
+    with torch.no_grad():
+        unet.conv_out.bias.fill_(float("inf"))
+    with pytest.raises(NotFinite, match="not finite"):
+        run(unet, states)
+
+
+def test_a_vae_that_decodes_to_nan_is_refused():
+    vae = architecture.vae()
+    with torch.no_grad():
+        vae.decoder.conv_in.bias.fill_(float("nan"))
+    with pytest.raises(BadModel, match="the VAE decodes latents to pixels that are not finite"):
+        decode(vae, torch.zeros(3, *SHAPE), 2)

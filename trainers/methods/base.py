@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from trainers.cache import key_of, remember
-from trainers.errors import BadSelection
+from trainers.errors import BadSelection, nearest
+from trainers.units import KINDS, SETS
 
 if TYPE_CHECKING:
     import torch
@@ -94,10 +95,26 @@ class Method(ABC):
     learning_rates: ClassVar[tuple[float, float]]  # range of the search, log-uniform, on the bundled miniature
     reference_rate: ClassVar[float]  # of the method as a baseline
     paper: ClassVar[str] = ""  # "Hu et al. 2022, arXiv 2106.09685"
+    only: ClassVar[tuple[str, ...]] = ()  # the kinds that the method is defined by; empty: all that there are
     own_kinds: ClassVar[tuple[str, ...]] = ()  # kinds that only this method has: parameters that it adds, no tensors of the U-Net
     norm_rates: ClassVar[tuple[float, float] | None] = None  # range of a rate of their own for one-dimensional parameters
     reference_norm_rate: ClassVar[float | None] = None
     ranks: ClassVar[tuple[int, ...]] = ()  # choices of rank; empty: the method has none
+
+    @property
+    def known_kinds(self) -> tuple[str, ...]:
+        return self.only or (*KINDS, *SETS, *self.own_kinds)
+
+    def check(self, candidate: Candidate) -> None:
+        """Raises BadSelection for what this method has not, whatever the U-Net: a kind, a rank, an alpha, a rate of its own for norms."""
+        for part in candidate.parts:
+            for kind in part.kinds:
+                if kind not in self.known_kinds:
+                    raise BadSelection(f"kind {kind!r} is not trained by {self.title}: take {nearest(kind, self.known_kinds)}")
+            if not self.ranks and (part.rank is not None or part.alpha is not None):
+                raise BadSelection(f"{part.rank_words or f'alpha {part.alpha:g}'}: {self.title} has no rank, leave it out")
+        if self.norm_rates is None and candidate.norm_rate is not None:
+            raise BadSelection(f"norm rate {candidate.norm_rate:g}: {self.title} has no learning rate of its own for norms, leave it out")
 
     @abstractmethod
     def apply(self, unet, units: Units, candidate: Candidate, cache: BaseCache | None = None) -> Subset:

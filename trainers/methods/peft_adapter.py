@@ -180,10 +180,10 @@ class Tuner(Method):
             raise BadSelection(f"{self.title} has no layer to adapt in {candidate.words}: it takes a {' or '.join(self.layers)}; "
                                f"choose such kinds as {' and '.join(self.kinds[0])}")
         for name in sorted(shapes, key=lambda name: self.limit(shapes[name])):  # the narrowest first: what it takes, all take
-            self.check(name, shapes[name], parts[name])
+            self.check_layer(name, shapes[name], parts[name])
         return {name: parts[name] for name in shapes}
 
-    def check(self, name: str, shape: Shape, part: Part) -> None:
+    def check_layer(self, name: str, shape: Shape, part: Part) -> None:
         """Raises BadSelection for a rank or an alpha that the tuner cannot have there."""
         rank, choices = part.rank, ", ".join(map(str, self.ranks))
         for word, value, has in (("rank", rank, self.rank_name), ("alpha", part.alpha, self.alpha_name)):

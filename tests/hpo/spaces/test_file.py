@@ -134,11 +134,15 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path) -> None:
 @pytest.mark.parametrize(("text", "says"), [
     ("steps = [100, 201]\n[methods.bias]", "steps 201: no candidate may have more than --steps 200, raise it or take fewer here"),
     ("[methods.bias]\n[mitigations.random-tokens]", "[mitigations.random-tokens]: it does not protect weights, leave it out or take --protects outputs"),
-    ("[methods.bias]\nregions = ['up_blocks.1.attentions.7']", "region 'up_blocks.1.attentions.7' is not in this U-Net: take up_blocks.1.attentions.1")])
-def test_what_the_study_does_not_allow_is_refused_when_it_is_launched(text: str, says: str, written: Callable, bounds: Bounds) -> None:
+    ("[methods.bias]\nregions = ['up_blocks.1.attentions.7']", "region 'up_blocks.1.attentions.7' is not in this U-Net: take up_blocks.1.attentions.1"),
+    ("[methods.bias]\nregions = ['up', 'up_blocks.9']", "region 'up_blocks.9' is not in this U-Net: take up_blocks."),
+    ("[methods.bias]\nregions = ['resolution/7']", "region 'resolution/7' is not in this U-Net: take resolution/"),
+    ("[methods.lora]\nranks = [4, 100000]", "methods.lora: rank 100000"),
+    ("[methods.full]\nregions = ['mid']\nkinds = ['resampling']", "methods.full: kinds resampling have no parameters in mid")])
+def test_what_the_study_does_not_allow_is_refused_when_it_is_launched(text: str, says: str, written: Callable, bounds: Bounds, model) -> None:
     space = written(text)
     with pytest.raises(BadSetting) as refused:
-        space.check(bounds)
+        space.check(replace(bounds, model=model / "base"))
     assert says in str(refused.value)
 
 

@@ -76,7 +76,16 @@ def test_answers_are_not_told_from_candidates(written: Callable, bounds: Bounds)
     ("return Candidate.of('bias', ('up',), ('bias',), 1, 4, norm_rate=0)", "norm_rate=0: give a number above 0"),
     ("return Candidate.of('bias', ('up',), ('bias',), 1e-3, 201)", "steps=201: give a whole number from 1 to 200, or raise --steps"),
     ("return Candidate.of('bias', ('up',), ('bias',), 1e-3, 0)", "steps=0"), ("return Candidate.of('bias', ('up',), ('bias',), 1e-3, 1.5)", "steps=1.5"),
-    ("return Candidate.of('bias', (), ('bias',), 1e-3, 4)", "or one without regions or kinds: name both in each"), ("return Candidate('bias', (), 1e-3, 4)", "has no part"),
+    ("return Candidate.of('bias', (), ('bias',), 1e-3, 4)", "regions=(): give a tuple of names, such as ('up',)"), ("return Candidate('bias', (), 1e-3, 4)", "has no part"),
+    ("return Candidate.of('bias', 'up', ('bias',), 1e-3, 4)", "regions='up': give a tuple of names"),
+    ("return Candidate.of('bias', (1,), ('bias',), 1e-3, 4)", "regions=(1,): give a tuple of names"),
+    ("return Candidate.of('bias', ('upp',), ('bias',), 1e-3, 4)", "region 'upp' is unknown: take up"),
+    ("return Candidate.of('bias', ('up\\0',), ('bias',), 1e-3, 4)", "is unknown: take up"),
+    ("return Candidate.of('bias', ('up',), ('attention',), 1e-3, 4)", "kind 'attention' is not trained by bias tuning: take norm or bias"),
+    ("return Candidate.of('bias', ('up',), ('bias',), 1e-3, 4, 8)", "rank 8: bias tuning has no rank, leave it out"),
+    ("return Candidate.of('bias', ('up',), ('bias',), 1e-3, 4, norm_rate=1e-3)", "norm rate 0.001: bias tuning has no learning rate of its own for norms"),
+    ("return Candidate('lora', (Part(('up',), ('attention',), 4, 'x'),), 1e-3, 4)", "alpha='x': give a number above 0, or leave it out"),
+    ("return Candidate('lora', (Part(('up',), ('attention',), 4, float('nan')),), 1e-3, 4)", "alpha=nan: give a number above 0"),
     ("return Candidate('bias', ('up',), 1e-3, 4)", "is not of a candidate's types (AttributeError"), ("return Candidate.of('bias', None, ('bias',), 1e-3, 4)", "not of a candidate's types"),
     ("return Candidate.of('lora', ('up',), ('attention',), 1e-3, 4)", "has no rank: LoRA needs one in each part, such as"),
     ("return Candidate.of('bias', ('up',), ('bias',), 1e-3, 4, mitigations=(Applied('rwaa'),))", "mitigation 'rwaa' is unknown: take rwa"),
@@ -94,6 +103,15 @@ def test_nonsense_is_refused_naming_the_function_and_what_it_gave(text: str, say
 def test_a_function_that_never_gives_a_candidate_ends_the_launch(written: Callable, bounds: Bounds) -> None:
     with pytest.raises(BadSetting, match=rf"the function gave cannot be trained: 7 is no candidate, .* \({TRIES} of {TRIES} proposals failed\)"):
         written(body("return 7")).check(bounds)
+
+
+@pytest.mark.parametrize(("given", "says"), [
+    ("'bias', ('up_blocks.9',), ('bias',), 1e-3, 4", "region 'up_blocks.9' is not in this U-Net"),
+    ("'lora', ('up',), ('attention',), 1e-3, 4, 5000", "rank 5000"), ("'full', ('mid',), ('resampling',), 1e-3, 4", "have no parameters in mid")])
+def test_one_that_gives_what_the_base_model_cannot_have_ends_the_launch_too(given: str, says: str, written: Callable, bounds: Bounds, model) -> None:
+    with pytest.raises(BadSetting) as refused:
+        written(body(f"return Candidate.of({given})")).check(replace(bounds, model=model / "base"))
+    assert says in (line := str(refused.value)) and "10 of 10 proposals failed" in line and len(line.splitlines()) == 1
 
 
 def test_a_function_that_fails_now_and_then_may_be_launched(written: Callable, bounds: Bounds) -> None:
