@@ -18,6 +18,7 @@ from benchmarks.documents import table, write_part
 from benchmarks.footprint import Footprint, decoding, encoding, footprints, generating
 from hpo.settings import READY, from_toml
 from hpo.spaces.reference import reference_candidate
+from trainers.data.resolution import Resolution
 from trainers.methods import METHODS
 
 DOCUMENT = "sd15.md"
@@ -75,7 +76,8 @@ def ready_part() -> str:
     rows = []
     for file in sorted(READY.glob("*.toml")):
         chosen = from_toml(file)
-        rows.append([f"`--config {file.stem}`", f"{chosen.resolution} × {chosen.resolution}", chosen.precision, str(chosen.batch_size), str(chosen.steps),
+        size = Resolution.read(chosen.resolution)
+        rows.append([f"`--config {file.stem}`", f"{size.width} × {size.height}", chosen.precision, str(chosen.batch_size), str(chosen.steps),
                      f"{chosen.learning_rate_scale:g}", str(chosen.train_images), str(chosen.generated)])
     return ("Flags win over a file. `--model`, `--encoder` and `--data` are yours to name.\n\n"
             + table(["", "pictures", "precision", "batch", "steps", "`--learning-rate-scale`", "`--train-images`", "`--generated`"], rows))

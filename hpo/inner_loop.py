@@ -43,7 +43,7 @@ Stage = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished trial reports. pictures: (k, R, R) uint8, generated from twin captions, for the trial's note.
+    """What a finished trial reports. pictures: (k, H, W) uint8, generated from twin captions, for the trial's note.
 
     seconds: of "training", "generating", "scoring", and "total", in which the subset is also applied, kept and restored. curve: the
     held-out loss, (mean on train, mean on twin) by step.
@@ -101,7 +101,7 @@ class InnerLoop:
     @property
     def identity(self) -> dict[str, str | int]:
         """What the scores depend on beside the settings: contents, not paths."""
-        return {"resolution": self.resolution, "model": self.pipeline.hash[:SHORT], "encoder": self.encoder.content_hash[:SHORT], "data": self.prepared.content}
+        return {"resolution": self.resolution.written, "model": self.pipeline.hash[:SHORT], "encoder": self.encoder.content_hash[:SHORT], "data": self.prepared.content}
 
     @property
     def meaning(self) -> str:
@@ -154,7 +154,7 @@ class InnerLoop:
         return Said(torch.cat([heard, self.states[-1:]]), rows[: len(texts)], rows[len(texts):])
 
     def generate(self, side: str, said: Said | None = None, guard: Guard | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures from a side's captions with the U-Net as it is: latents (G, 4·h·w) float32 and pixels (G, R, R) uint8."""
+        """Pictures from a side's captions with the U-Net as it is: latents (G, 4·h·w) float32 and pixels (G, H, W) uint8."""
         settings, said = self.settings, said or self.written(side)
         shape = tuple(self.examples[side].mean.shape[1:])
         noise = sampling.initial_noise(settings.generated, shape, seed_of(settings.seed, NOISE_STREAM, side == "twin"))

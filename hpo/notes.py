@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COLUMNS, ROWS = 8, 3  # generated pictures in a note
-LEAST_SIDE, MOST_SIDE = 96, 192  # pixels a picture is shown with
+LEAST_SIDE, MOST_SIDE = 96, 192  # pixels of the longer side that a picture is shown with
 GRID = "generated.png"
 
 
@@ -32,13 +32,15 @@ def artifact_folder() -> Path:
 
 
 def grid(pictures: np.ndarray, columns: int = COLUMNS, rows: int = ROWS) -> Image.Image:
-    """The first pictures (n, R, R) uint8 side by side, small ones enlarged, large ones made smaller; no row is empty."""
-    shown = min(max(pictures.shape[1], LEAST_SIDE), MOST_SIDE)
+    """The first pictures (n, H, W) uint8 side by side, small ones enlarged, large ones made smaller; no row is empty."""
+    longer = max(pictures.shape[1:])
+    shown = min(max(longer, LEAST_SIDE), MOST_SIDE)
+    height, width = (max(round(side * shown / longer), 1) for side in pictures.shape[1:])
+    enlarged = Image.Resampling.NEAREST if longer < shown else Image.Resampling.LANCZOS
     tiles = pictures[: columns * rows]
-    sheet = Image.new("L", (min(len(tiles), columns) * shown, -(-len(tiles) // columns) * shown))
+    sheet = Image.new("L", (min(len(tiles), columns) * width, -(-len(tiles) // columns) * height))
     for place, picture in enumerate(tiles):
-        enlarged = Image.Resampling.NEAREST if pictures.shape[1] < shown else Image.Resampling.LANCZOS
-        sheet.paste(Image.fromarray(np.asarray(picture)).resize((shown, shown), enlarged), (place % columns * shown, place // columns * shown))
+        sheet.paste(Image.fromarray(np.asarray(picture)).resize((width, height), enlarged), (place % columns * width, place // columns * height))
     return sheet
 
 

@@ -87,7 +87,7 @@ def unscored(settings: Settings) -> str | None:
 
 
 def write_pictures(folder: Path, pictures) -> tuple[str, ...]:
-    """Grey pictures (n, R, R) uint8 as PNG files."""
+    """Grey pictures (n, H, W) uint8 as PNG files."""
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from trainers.cache import key_of, remember
 from trainers.captions import encode_captions
 from trainers.data import mimic, phantoms, sides
 from trainers.data.picture import Picture
+from trainers.data.resolution import Resolution
 
 SPLITS = ("train", "twin", "second_twin", "validate")
 DATA_VERSION = 2  # of what is cached under "sides"; a change of dealing or decoding raises it
@@ -23,7 +24,7 @@ DATA_VERSION = 2  # of what is cached under "sides"; a change of dealing or deco
 
 @dataclass(frozen=True)
 class Dealt:
-    """A study's pictures before any model has seen them, by split: pixels (n, R, R) uint8, and what is known of each.
+    """A study's pictures before any model has seen them, by split: pixels (n, H, W) uint8, and what is known of each.
 
     corrupt: how many unreadable pictures were skipped on the way.
     """
@@ -53,7 +54,7 @@ class Dealt:
 class Pictures:
     """The pictures of one side with their pixels, latents and the rows of their captions.
 
-    pixels: (n, R, R) uint8; mean, deviation: (n, 4, R/8, R/8) float32; caption: (n,) rows of `Prepared.states`.
+    pixels: (n, H, W) uint8; mean, deviation: (n, 4, H/8, W/8) float32; caption: (n,) rows of `Prepared.states`.
     """
 
     pictures: tuple[Picture, ...]
@@ -94,7 +95,7 @@ def folder_fingerprint(root: Path) -> str:
     return digest.hexdigest()
 
 
-def deal(settings: Settings, resolution: int) -> dict[str, np.ndarray]:
+def deal(settings: Settings, resolution: Resolution) -> dict[str, np.ndarray]:
     """Sides and validate pictures, freshly read: pixels by split, and `pictures` as the bytes of their JSON."""
     root = data_root(settings)
     found = mimic.read(root)
@@ -121,14 +122,14 @@ def stamp(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def dealt_sides(settings: Settings, resolution: int) -> Dealt:
+def dealt_sides(settings: Settings, resolution: Resolution) -> Dealt:
     """`deal` through the cache, dealt again when a chosen file has changed."""
     root = data_root(settings)
     if not root.is_dir():
         mimic.read(root)  # says in one line what is wrong
     stamps: list = []
     while True:
-        key = key_of(DATA_VERSION, folder_fingerprint(root), settings.train_images, settings.seed, resolution, stamps)
+        key = key_of(DATA_VERSION, folder_fingerprint(root), settings.train_images, settings.seed, resolution.written, stamps)
         arrays = remember(home.cache_folder(), "sides", key, lambda: deal(settings, resolution))
         listed = json.loads(arrays["pictures"].tobytes())
         now = stamps_of(root, listed)
@@ -138,7 +139,7 @@ def dealt_sides(settings: Settings, resolution: int) -> Dealt:
         stamps = now
 
 
-def prepare(settings: Settings, pipeline: base_model.FrozenPipeline, resolution: int) -> Prepared:
+def prepare(settings: Settings, pipeline: base_model.FrozenPipeline, resolution: Resolution) -> Prepared:
     """Everything that is computed once, from the cache or made now. Raises BadData and BadModel in one line."""
     dealt = dealt_sides(settings, resolution)
     content = dealt.content

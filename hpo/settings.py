@@ -8,6 +8,7 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -16,7 +17,8 @@ from hpo import engines
 from hpo.command import Parser, decimal, whole
 from hpo.errors import BadSetting
 from trainers import optimizers
-from trainers.errors import nearest
+from trainers.data.resolution import Resolution
+from trainers.errors import BadData, nearest
 from trainers.schedules import SCHEDULES, WARMUP_STEPS
 
 STEP_GRID = 4  # a candidate's steps are about a quarter, half, three quarters or all of --steps
@@ -29,7 +31,7 @@ READY = Path(__file__).parent / "configs"  # settings as files, by name
 DEVICE = r"auto|(?:cpu|cuda|mps|xpu)(?::\d+)?"  # what torch.device takes, and auto
 LONGEST_NAME = 200  # characters of a study's name; Optuna's column has 512
 LARGEST = 2**31 - 1  # PostgreSQL's integer
-LEAST = {"trials": 1, "train_images": 10, "steps": 1, "batch_size": 1, "generated": 20, "sampling_steps": 2, "seed": 0, "workers": 1, "resolution": 1,
+LEAST = {"trials": 1, "train_images": 10, "steps": 1, "batch_size": 1, "generated": 20, "sampling_steps": 2, "seed": 0, "workers": 1,
          "warmup_steps": 0, "accumulate": 1, "held_out_every": 0, "checkpoint_every": 0}
 TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes", type(None): "left out"}
 METAVARS = {bool: "BOOL", int: "N", float: "NUMBER", str: "TEXT"}
@@ -56,7 +58,7 @@ class Settings:
     model: str | None = setting(None, "model and data", "diffusers folder of the base model (default: the bundled miniature)")
     encoder: str | None = setting(None, "model and data", "CLIP folder, or 'pixels', whose features score pictures (default: the miniature's)")
     data: str | None = setting(None, "model and data", "MIMIC-CXR-JPG folder (default: generated phantoms)")
-    resolution: int | None = setting(None, "model and data", "pixels a side (default: the model's own)", means=True)
+    resolution: str | int | None = setting(None, "model and data", "pixels a side, or WIDTHxHEIGHT (default: the model's own)", means=True)
     train_images: int = setting(60, "model and data", "pictures a side: train, twin and second twin have this many each", means=True)
 
     steps: int = setting(200, "trial", "optimizer steps of the longest candidates", means=True)
@@ -98,6 +100,11 @@ class Settings:
     keep: str = setting("front", "results", "whose tensors are kept as safetensors", choices=KEEPS)
     out: str = setting("out", "results", "folder for weights, tables and pictures; the study's name is added")
 
+    def __post_init__(self) -> None:
+        if isinstance(self.resolution, str):  # "512x512" is the same study as 512; what is no size is left for `check`
+            with suppress(BadData):
+                object.__setattr__(self, "resolution", Resolution.read(self.resolution).written)
+
     def check(self) -> Settings:
         """These settings, or BadSetting for the first value that is not allowed."""
         for each in fields(self):
@@ -117,7 +124,9 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not low <= value <= LARGEST:
                 rule = f"it must be at least {low}, give a larger number" if value < low else f"it must be at most {LARGEST}, give a smaller number"
-                raise BadSetting(f"{flag(name)} {value}: {rule}{'' if name not in ('workers', 'resolution') else ', or leave the flag out'}")
+                raise BadSetting(f"{flag(name)} {value}: {rule}{', or leave the flag out' if name == 'workers' else ''}")
+        if self.resolution is not None:
+            Resolution.read(self.resolution)
         if not 0 <= self.reward_weight <= 1:
             raise BadSetting(f"--reward-weight {self.reward_weight:g}: it is a share, take a number from 0 to 1")
         for name in ("gpus_per_trial", "learning_rate_scale", "guidance_scale"):

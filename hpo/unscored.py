@@ -21,6 +21,7 @@ from trainers.candidate import Candidate
 from trainers.captions import CaptionEncoder, encode_captions
 from trainers.data import mimic
 from trainers.data.picture import Picture, decode
+from trainers.data.resolution import Resolution
 from trainers.errors import BadData, CorruptPicture
 from trainers.held_out import Curve
 from trainers.loss import AUTOCAST
@@ -88,8 +89,8 @@ class Unscored(InnerLoop):
         return Result(Scores({}), trainable, trainable / self.units.total, done.loss, seconds, pixels)
 
 
-def some_pictures(root: Path, count: int, seed: int, resolution: int) -> tuple[tuple[Picture, ...], np.ndarray]:
-    """Pictures of the train split in an order that the seed decides, and their pixels (count, R, R) uint8; corrupt ones are left out.
+def some_pictures(root: Path, count: int, seed: int, resolution: Resolution) -> tuple[tuple[Picture, ...], np.ndarray]:
+    """Pictures of the train split in an order that the seed decides, and their pixels (count, H, W) uint8; corrupt ones are left out.
 
     Raises BadData if there are too few.
     """

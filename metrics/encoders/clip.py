@@ -72,16 +72,16 @@ def folder_hash(folder: Path) -> str:
 
 
 class _Preprocessing:
-    """What preprocessor_config.json asks for: resize, centre crop, rescale, normalise, in CLIP's order."""
+    """What preprocessor_config.json asks for: resize, centre crop, rescale, normalise, in CLIP's order.
+
+    But for one thing: a picture that is not square is squeezed into the square that "shortest_edge" names, where transformers would resize
+    its shorter edge and the crop then cut off the ends of the longer one, which scores would never see. Metrics on CLIP resize so (CMMD,
+    arXiv 2401.09603, its reference code). Square pictures come out as transformers' own.
+    """
 
     def __init__(self, settings: dict) -> None:
-        self.resize = (
-            _size(settings.get("size", {"shortest_edge": CLIP_SIDE})) if settings.get("do_resize", True) else None
-        )
-        crop = (
-            _size(settings.get("crop_size", CLIP_SIDE), square=True) if settings.get("do_center_crop", True) else None
-        )
-        self.crop = (crop["height"], crop["width"]) if crop else None
+        self.resize = _size(settings.get("size", CLIP_SIDE)) if settings.get("do_resize", True) else None
+        self.crop = _size(settings.get("crop_size", CLIP_SIDE)) if settings.get("do_center_crop", True) else None
         self.resample = int(settings.get("resample", 3))  # PIL's number; 3 = bicubic
         scale = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0
         normalise = settings.get("do_normalize", True)
@@ -109,28 +109,21 @@ class _Preprocessing:
     def _sized(self, picture: np.ndarray) -> np.ndarray:
         from PIL import Image
 
-        height, width = picture.shape[:2]
-        if self.resize:
-            if "shortest_edge" in self.resize:
-                short, edge = min(height, width), self.resize["shortest_edge"]
-                # As transformers does it: the longer edge is cut to whole pixels.
-                height, width = int(edge * height / short), int(edge * width / short)
-            else:
-                height, width = self.resize["height"], self.resize["width"]
-            if (height, width) != picture.shape[:2]:
-                picture = np.asarray(Image.fromarray(picture).resize((width, height), self.resample))
+        if self.resize and self.resize != picture.shape[:2]:
+            height, width = self.resize
+            picture = np.asarray(Image.fromarray(picture).resize((width, height), self.resample))
         return picture if self.crop is None else _centre_crop(picture, *self.crop)
 
 
-def _size(size: int | dict, square: bool = False) -> dict[str, int]:
-    """A size as transformers writes it, a number or a dictionary."""
-    if isinstance(size, int):
-        return {"height": size, "width": size} if square else {"shortest_edge": size}
-    if not ({"shortest_edge"} <= size.keys() or {"height", "width"} <= size.keys()):
-        raise KeyError(f"size {size} names neither shortest_edge nor height and width")
-    if square and "shortest_edge" in size:
-        return {"height": size["shortest_edge"], "width": size["shortest_edge"]}
-    return size
+def _size(size: int | dict) -> tuple[int, int]:
+    """Height and width of a size as transformers writes it, a number or a dictionary."""
+    if not isinstance(size, int):
+        if not ({"shortest_edge"} <= size.keys() or {"height", "width"} <= size.keys()):
+            raise KeyError(f"size {size} names neither shortest_edge nor height and width")
+        if "shortest_edge" not in size:
+            return size["height"], size["width"]
+        size = size["shortest_edge"]
+    return size, size
 
 
 def _centre_crop(picture: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from math import isfinite
 
 import pytest
 import torch
@@ -164,6 +165,24 @@ def test_the_papers_methods_give_scores(inner: InnerLoop, name: str) -> None:
     result = inner.evaluate(reference_candidate(name, 4), 0)
     assert set(result.scores) == set(SCORES) and 0 < result.trainable_share < 0.05
     assert all(torch.equal(one, other) for one, other in zip(before, weights(inner)))
+
+
+@pytest.mark.parametrize("name", ["bias", "svdiff"])
+def test_pictures_that_are_not_square_are_scored_whole(settings: Settings, tmp_path, name: str) -> None:
+    """48 wide and 72 high: 9 × 6 latents, whose height the U-Net's halving does not divide."""
+    tall = InnerLoop(replace(settings, resolution="48x72"), "cpu")
+    assert tall.identity["resolution"] == "48x72" and tall.prepared.train.pixels.shape == (12, 72, 48) and tall.prepared.train.mean.shape == (12, 4, 9, 6)
+    before = weights(tall)
+    result = tall.evaluate(reference_candidate(name, 4), 0, keep=tmp_path / "kept.safetensors")
+    assert set(result.scores) == set(SCORES) and all(isfinite(each.value) and isfinite(each.low) and isfinite(each.high) for each in result.scores.values())
+    assert result.pictures.shape == (20, 72, 48) and result.curve[4] != result.curve[0]
+    assert all(torch.equal(one, other) for one, other in zip(before, weights(tall)))
+
+
+def test_a_size_is_the_same_study_in_any_spelling_and_the_model_s_own_is_64(inner: InnerLoop, settings: Settings) -> None:
+    square, spelt, own = (InnerLoop(replace(settings, resolution=size), "cpu") for size in (64, "64x64", None))
+    assert square.identity == spelt.identity == own.identity == inner.identity and square.identity["resolution"] == 64
+    assert square.meaning == spelt.meaning and own.meaning == inner.meaning
 
 
 def test_a_path_measures_what_shorter_trainings_would_have_been(inner: InnerLoop) -> None:

@@ -124,7 +124,8 @@ def test_an_encoder_folder_that_holds_no_clip(refused: Callable, settings: Made,
 
 
 def test_a_resolution_that_the_model_cannot_have(refused: Callable, settings: Made) -> None:
-    assert "--resolution 60: this model needs a multiple of 16, take 64" in refused(flags(settings(resolution=60)))
+    for given, near in (("60", "56 or 64"), ("12", "8 or 16"), ("4", "8"), ("64x65", "64 or 64x72"), ("65x64", "64 or 72x64"), ("3x60", "8x56 or 8x64")):
+        assert f"--resolution {given}: this model needs multiples of 8, take {near}" in refused(flags(settings(resolution=given)))
 
 
 @pytest.mark.parametrize(("url", "says"), [
@@ -166,11 +167,12 @@ def test_a_known_study_with_another_meaning_is_refused_with_both_values_and_noth
     finish(search)
     for name, value, says in (("steps", 5, "'steps' is 4 in the stored study but 5"), ("seed", 1, "'seed' is 0 in the stored study but 1"),
                               ("train_images", 14, "'train_images' is 12 in the stored study but 14"), ("resolution", 32, "'resolution' is 64 in the stored study but 32"),
+                              ("resolution", "48x72", "'resolution' is 64 in the stored study but '48x72'"),
                               ("objectives", "kid,loss_gap", "['fd', 'copy_excess'] in the stored study but ['kid', 'loss_gap']")):
         assert says in refused(flags(settings(**{**known.to_json(), name: value})))
     assert states(known.study) == {"COMPLETE": 1}
-    aloud = settings(study=known.study, resolution=64)  # the model's own
-    assert not Search(opened(), aloud).register(3, identity(aloud, dealt_sides(aloud, 64))).created
+    for aloud in (settings(study=known.study, resolution=size) for size in (64, "64x64")):  # the model's own
+        assert not Search(opened(), aloud).register(3, identity(aloud, dealt_sides(aloud, resolution_of(aloud)))).created
 
 
 @pytest.mark.parametrize(("words", "says"), [(["--trials", "0"], "--trials 0: it must be at least 1"), (["--trails", "3"], "take --trials"),

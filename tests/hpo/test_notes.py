@@ -46,6 +46,17 @@ def test_small_pictures_are_enlarged_and_large_ones_made_smaller(resolution: int
     assert notes.grid(np.zeros((30, resolution, resolution), np.uint8)).size == (8 * shown, 3 * shown)
 
 
+@pytest.mark.parametrize(("height", "width", "shown"), [(48, 72, (96, 64)), (72, 48, (64, 96)), (512, 448, (168, 192)), (120, 80, (80, 120)), (8, 2000, (192, 1))])
+def test_pictures_that_are_not_square_keep_their_shape(height: int, width: int, shown: tuple[int, int]) -> None:
+    pictures = np.stack([np.full((height, width), value, np.uint8) for value in (10, 20, 30)])
+    pictures[0, :, width // 2 :] = 200
+    sheet = notes.grid(pictures, columns=2, rows=4)
+    assert sheet.size == (2 * shown[0], 2 * shown[1])
+    tiles = np.asarray(sheet)
+    assert tiles[shown[1] - 1, shown[0]] == 20 and tiles[shown[1], 0] == 30 and tiles[-1, -1] == 0
+    assert shown[0] < 2 or (tiles[0, 0] == 10 and tiles[0, shown[0] - 1] == 200)
+
+
 def test_a_note_has_words_every_score_with_its_interval_and_the_picture(search: Search) -> None:
     asked = finished_study.ask(search)
     notes.write(search, asked, finished_study.result(0.5, 0.125))

@@ -56,6 +56,13 @@ def test_a_trial_of_two_steps_and_two_pictures(few, method):
     assert written["trainable"] == report.trainable and written["words"] == candidate.words and written["hash"] == candidate.hash
 
 
+@pytest.mark.parametrize("method", ["bias", "lora"])
+def test_a_trial_of_pictures_that_are_not_square(few, method, capsys):
+    assert main([*of_once(replace(few, resolution="56x72")), "--method", method, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert 0 < found["loss"] < 100 and [Image.open(file).size for file in found["pictures"]] == [(56, 72)] * 2
+
+
 def test_the_same_trial_again_gives_the_same(few, tmp_path):
     first, second = (once(replace(few, out=str(tmp_path / name)), reference_candidate("bias", 2)) for name in "ab")
     assert first.loss == second.loss
@@ -125,6 +132,8 @@ def test_fewer_pictures_than_a_study_s_are_allowed_but_not_none(name):
     (("--method", "bias", "--learning-rate", "nan"), "above 0"), (("--method", "bias", "--generated", "0"), "--generated 0: it must be at least 1"),
     (("--method", "bias", "--mitigations", "rwaa"), "mitigation 'rwaa' is unknown: take rwa"), (("--method", "bias", "--steps", "0"), "--steps 0"), (("--method", "bias", "--model", "/a"), "needs an --encoder"),
     (("--method", "bias", "--model", "no/such/folder", "--encoder", "pixels"), "no such folder"), (("--method", "bias", "--trials", "3"), "'--trials' is no flag"),
+    (("--method", "bias", "--resolution", "500x"), "--resolution 500x: it must be pixels a side, as 512, or WIDTHxHEIGHT"),
+    (("--method", "bias", "--resolution", "64x65"), "--resolution 64x65: this model needs multiples of 8, take 64 or 64x72"),
     (("--method", "bias", "--regions", "upp", "--generated", "2"), "region 'upp' is not in this U-Net")])
 def test_a_mistake_is_one_line_and_status_2(words, says, data, tmp_path, capsys):
     more = () if "--trials" in words else (f"--data={data}", f"--out={tmp_path}", "--device=cpu", "--train-images=2")

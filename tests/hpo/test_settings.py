@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 
 import pytest
@@ -78,7 +79,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path) -> None:
     (("--trials", "1.5"), "no whole number"), (("--trials",), "expected one argument"), (("--trials", str(LARGEST + 1)), "at most"),
     (("--trails", "5"), "'--trails' is no flag of python -m hpo.launch: take --trials"), (("five",), "'five' is no flag"),
     (("--batch-size", "0"), "--batch-size 0: it must be at least 1"), (("--workers", "0"), "leave the flag out"), (("--train-images", "9"), "at least 10"),
-    (("--resolution", "0"), "at least 1"), (("--seed=-1",), "at least 0"), (("--generated", "5"), "at least 20"), (("--steps", "0"), "at least 1"),
+    *(((f"--resolution={size}",), f"--resolution {size}: it must be pixels a side, as 512, or WIDTHxHEIGHT, as 448x512, each at least 1")
+      for size in ("0", "x", "", "500x", "0x64", "64x64x64", "-64", "-64x64", "6.4", "99999")), (("--resolution", "-64x64"), "expected one argument"),
+    (("--seed=-1",), "at least 0"), (("--generated", "5"), "at least 20"), (("--steps", "0"), "at least 1"),
     (("--reward-weight", "1.5"), "0 to 1"), (("--reward-weight", "nan"), "0 to 1"), (("--guidance-scale", "inf"), "above 0 and finite"),
     (("--learning-rate-scale", "0"), "above 0"), (("--gpus-per-trial", "1.5"), "whole number of GPUs"), (("--gpus-per-trial", "0.5"), "add --engine ray"),
     (("--ray-address", "auto"), "add --engine ray"), (("--gpus-per-trial", "0"), "above 0"),
@@ -99,6 +102,32 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path) -> None:
     (("--model", "/a"), "needs an --encoder of your own")])
 def test_a_bad_flag_is_one_line_with_value_and_way_out(words: tuple[str, ...], says: str) -> None:
     assert says in refusal(*words)
+
+
+@pytest.mark.parametrize(("words", "kept"), [((), None), (("--resolution", "512"), 512), (("--resolution=512x512",), 512), (("--resolution=448x512",), "448x512"),
+                                             (("--resolution=0448x0512",), "448x512")])
+def test_a_size_has_one_spelling_wherever_it_is_given(words: tuple[str, ...], kept: int | str | None, tmp_path) -> None:
+    chosen = given(*words)
+    assert chosen.resolution == kept and type(chosen.resolution) is type(kept)
+    assert Settings.from_json(chosen.to_json()) == chosen == replace(Settings(), resolution=kept)
+    for written in (word.partition("=")[2] or word for word in words[-1:]):
+        (tmp_path / "size.toml").write_text(f"resolution = '{written}'\n")
+        assert given("--config", str(tmp_path / "size.toml")) == chosen
+    if isinstance(kept, int):
+        (tmp_path / "number.toml").write_text(f"resolution = {kept}\n")
+        assert given("--config", str(tmp_path / "number.toml")) == chosen
+
+
+def test_a_square_size_means_what_it_always_meant() -> None:
+    """Keys of what is cached, and what studies are compared by: a number, or nothing."""
+    assert Settings().meaning()["resolution"] is None
+    assert json.dumps(Settings(resolution="512x512").meaning()) == json.dumps(Settings(resolution=512).meaning()) and Settings(resolution=512).meaning()["resolution"] == 512
+
+
+@pytest.mark.parametrize("value", ["1.5", "true", "[448, 512]"])
+def test_a_size_of_another_type_in_a_file(value: str, tmp_path) -> None:
+    (tmp_path / "bad.toml").write_text(f"resolution = {value}\n")
+    assert "resolution = " in (said := refusal("--config", str(tmp_path / "bad.toml"))) and "a whole number" in said
 
 
 @pytest.mark.parametrize("name", ["plain", "it's", 'a "b"', "with spaces", "🩻👩‍⚕️", "slash/../x", "-dash", "naïve 中文", "%s {x} [bold]"])

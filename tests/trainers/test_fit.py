@@ -18,6 +18,7 @@ from trainers.errors import BadSelection, TrainingDiverged
 from trainers.fit import Evaluation, Examples, Plan, check_gradients, fit, target_of
 from trainers.methods import METHODS
 from trainers.mitigations.hooks import Batch, TrainingHooks
+from trainers.sampling import initial_noise, sample
 from trainers.schedules import WARMUP_STEPS
 from trainers.units import REGIONS
 
@@ -389,3 +390,25 @@ def test_unknown_names_are_refused_in_one_line(unet, units, scheduler, examples,
     with pytest.raises(BadSelection, match=word):
         fit(unet, scheduler, subset_of(unet, units), examples, replace(PLAN, **more))
     assert not unet.training
+
+
+@pytest.mark.parametrize("shape", [(9, 11), (1, 1)])
+@pytest.mark.parametrize("method", ["full", "attention", "norm", "bias", "svdiff", "difffit", "lora"])
+def test_latents_of_any_shape_are_learned_and_made_again(unet, units, scheduler, method, shape):
+    """Also such as the U-Net's halvings do not divide, down to one latent: it trains, and the base comes back to the bit."""
+    each, generator = METHODS[method], torch.Generator().manual_seed(3)
+    examples = Examples(torch.randn(6, 4, *shape, generator=generator), 0.1 * torch.rand(6, 4, *shape, generator=generator),
+                        torch.randn(3, 5, 64, generator=generator), torch.arange(6) % 2)
+    before = {name: parameter.clone() for name, parameter in unet.named_parameters()}
+    subset = each.apply(unet, units, Candidate.of(method, REGIONS, each.kinds[0], 1e-3, 2, each.ranks[0] if each.ranks else None))
+    try:
+        start = {name: tensor.clone() for name, tensor in subset.tensors().items()}
+        done = fit(unet, scheduler, subset, examples, replace(PLAN, steps=2, batch_size=1, warmup_steps=0))
+        assert 0 < done.loss < 100
+        assert any(not torch.equal(tensor, start[name]) for name, tensor in subset.tensors().items())
+        with subset.generating():
+            made = sample(unet, dict(scheduler.config), examples.states, examples.caption[:2], initial_noise(2, (4, *shape), 0), steps=2, guidance_scale=1.5, batch_size=2)
+        assert made.shape == (2, 4, *shape) and made.isfinite().all()
+    finally:
+        subset.restore()
+    assert all(torch.equal(parameter, before[name]) for name, parameter in unet.named_parameters())

@@ -1,4 +1,4 @@
-"""One picture on disk with its caption, and its decoding to a square of grey values. Which pictures there are is up to
+"""One picture on disk with its caption, and its decoding to grey values of one size. Which pictures there are is up to
 the readers (`mimic`), who gets which is up to `sides`."""
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from trainers.data.resolution import Resolution
 from trainers.errors import BadData, CorruptPicture
 
 CORRUPT_LIMIT = 0.01  # share of pictures that may be corrupt; they are skipped and counted
@@ -38,24 +39,25 @@ class Picture:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Pictures and their pixels, row by row: pixels (n, resolution, resolution) uint8. `corrupt` were left out."""
+    """Pictures and their pixels, row by row: pixels (n, H, W) uint8. `corrupt` were left out."""
 
     pictures: tuple[Picture, ...]
     pixels: np.ndarray
     corrupt: tuple[Path, ...] = ()
 
 
-def decode(picture: Picture, resolution: int) -> np.ndarray:
-    """The picture in grey, its shorter side resized to `resolution` with antialiasing, then cropped to the centre.
+def decode(picture: Picture, resolution: Resolution) -> np.ndarray:
+    """The picture in grey, resized with antialiasing to the least that covers `resolution`, then cropped to the centre.
 
-    Returns (resolution, resolution) uint8. CorruptPicture if the file is no readable picture, BadData if there is
+    Returns (height, width) uint8. CorruptPicture if the file is no readable picture, BadData if there is
     no file or it may not be read.
     """
+    height, width = resolution
     try:
         with Image.open(picture.path) as image:
             # libjpeg scales by 2, 4 or 8 while it decodes, which spares most of the work on 3,000-pixel radiographs.
             # Twice the resolution is left for the filter below.
-            image.draft("L", (2 * resolution, 2 * resolution))
+            image.draft("L", (2 * width, 2 * height))
             grey = image.convert("L")
     except (FileNotFoundError, PermissionError) as error:
         raise BadData(
@@ -63,14 +65,14 @@ def decode(picture: Picture, resolution: int) -> np.ndarray:
         ) from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise CorruptPicture(picture.path) from error
-    scale = resolution / min(grey.size)
-    width, height = (max(resolution, round(side * scale)) for side in grey.size)
-    left, top = (width - resolution) // 2, (height - resolution) // 2
-    small = grey.resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(small.crop((left, top, left + resolution, top + resolution)), dtype=np.uint8)
+    scale = max(width / grey.width, height / grey.height)
+    covering = max(width, round(grey.width * scale)), max(height, round(grey.height * scale))
+    left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
+    small = grey.resize(covering, Image.Resampling.LANCZOS)
+    return np.asarray(small.crop((left, top, left + width, top + height)), dtype=np.uint8)
 
 
-def decode_all(pictures: Sequence[Picture], resolution: int) -> Decoded:
+def decode_all(pictures: Sequence[Picture], resolution: Resolution) -> Decoded:
     """All pictures decoded, in their order; corrupt ones are left out and named.
 
     BadData if more than CORRUPT_LIMIT of them are corrupt, or if one is missing.
@@ -83,7 +85,7 @@ def decode_all(pictures: Sequence[Picture], resolution: int) -> Decoded:
         except CorruptPicture as error:
             corrupt.append(error.path)
     refuse_corrupt(corrupt, len(pictures))
-    stacked = np.stack(pixels) if pixels else np.zeros((0, resolution, resolution), np.uint8)
+    stacked = np.stack(pixels) if pixels else np.zeros((0, *resolution), np.uint8)
     return Decoded(tuple(kept), stacked, tuple(corrupt))
 
 
@@ -104,4 +106,4 @@ def probe(pictures: Sequence[Picture]) -> None:
     folders, having none, need not pay for this look.
     """
     step = max(1, -(-len(pictures) // CORRUPT_PROBE))
-    decode_all(pictures[::step], resolution=8)
+    decode_all(pictures[::step], Resolution(8, 8))

@@ -13,6 +13,7 @@ import numpy as np
 
 from trainers.data.mimic import check_present
 from trainers.data.picture import Decoded, Picture, decode, probe
+from trainers.data.resolution import Resolution
 from trainers.errors import BadData, CorruptPicture
 
 SIDES = ("train", "twin", "second_twin")
@@ -43,7 +44,7 @@ class Sides:
 
 @dataclass(frozen=True)
 class Dealt:
-    """The sides, their pixels ((n, resolution, resolution) uint8 a side, by the side's name), and what was left out."""
+    """The sides, their pixels ((n, H, W) uint8 a side, by the side's name), and what was left out."""
 
     sides: Sides
     pixels: dict[str, np.ndarray]
@@ -52,7 +53,7 @@ class Dealt:
     digests: frozenset[bytes] = field(repr=False)  # of every kept picture's pixels
 
 
-def deal(pictures: Sequence[Picture], per_side: int, seed: int, resolution: int) -> Dealt:
+def deal(pictures: Sequence[Picture], per_side: int, seed: int, resolution: Resolution) -> Dealt:
     """Deals `per_side` pictures to each side. Depends on the set of pictures and the arguments, on no order on disk.
 
     Patients are sorted by their number of pictures (ties by the seed) and cut into triples; each triple is dealt in
@@ -109,7 +110,7 @@ def warning(sides: Sides) -> str | None:
     )
 
 
-def validate_pictures(pictures: Sequence[Picture], limit: int, seed: int, resolution: int, dealt: Dealt) -> Decoded:
+def validate_pictures(pictures: Sequence[Picture], limit: int, seed: int, resolution: Resolution, dealt: Dealt) -> Decoded:
     """At most `limit` pictures of the validate split, in an order that the seed decides, no two alike at this
     resolution and none like a picture of a side.
 
@@ -147,7 +148,7 @@ def validate_pictures(pictures: Sequence[Picture], limit: int, seed: int, resolu
 class _Dealing:
     """The sides while they are filled, triple by triple."""
 
-    def __init__(self, resolution: int):
+    def __init__(self, resolution: Resolution):
         self.resolution = resolution
         self.rows: list[list[tuple[Picture, np.ndarray, bytes]]] = [[], [], []]
         self.corrupt: list[Path] = []

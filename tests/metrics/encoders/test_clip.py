@@ -53,7 +53,7 @@ def own_folder(tiny_clip, tmp_path):
 
 @pytest.fixture(scope="module")
 def pictures():
-    return np.random.default_rng(0).integers(0, 256, (5, 40, 57, 3), dtype=np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (5, 57, 57, 3), dtype=np.uint8)
 
 
 def with_settings(folder, **settings):
@@ -88,6 +88,24 @@ def by_transformers(folder, pictures):
 def test_features_are_those_of_transformers(settings, own_folder, pictures):
     encoder = with_settings(own_folder, **settings)
     assert encoder.encode(pictures) == pytest.approx(by_transformers(own_folder, pictures), abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(40, 57), (57, 40), (9, 90), (32, 33)])
+def test_a_picture_that_is_not_square_is_squeezed_as_transformers_does_it_where_it_is_told_to(shape, own_folder):
+    pictures = np.random.default_rng(2).integers(0, 256, (3, *shape, 3), dtype=np.uint8)
+    features = load(own_folder).encode(pictures)
+    with_settings(own_folder, size={"height": 32, "width": 32})
+    assert features == pytest.approx(by_transformers(own_folder, pictures), abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(48, 72), (72, 48)])
+def test_all_of_a_picture_is_seen_to_its_corners(shape, tiny_clip):
+    picture = np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8)
+    cornered = np.stack([picture] * 4)
+    for changed, (row, column) in zip(cornered, ((0, 0), (0, -8), (-8, 0), (-8, -8))):
+        changed[row : row + 8 or None, column : column + 8 or None] //= 2
+    encoder = load(tiny_clip)
+    assert (np.abs(encoder.encode(cornered) - encoder.encode(picture[None])).max(1) > 1e-3).all()
 
 
 def test_features_have_a_root_mean_square_of_one_and_keep_their_order(tiny_clip):

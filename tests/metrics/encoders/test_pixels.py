@@ -15,6 +15,12 @@ def test_each_small_pixel_is_the_mean_of_its_area():
     assert encoder.encode(pictures).shape == (3, encoder.dimension) and encoder.encode(pictures).dtype == np.float32
 
 
+def test_a_picture_that_is_not_square_is_seen_as_a_whole():
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 96), dtype=np.uint8)
+    by_hand = pictures.reshape(3, 32, 2, 32, 3).mean(axis=(2, 4)).reshape(3, -1) / 255
+    assert load("pixels").encode(pictures) == pytest.approx(by_hand, abs=1e-6)
+
+
 def test_grey_in_colours_is_grey_and_other_sizes_are_taken():
     grey = np.random.default_rng(0).integers(0, 256, (2, 50, 70), dtype=np.uint8)
     encoder = load("pixels")

@@ -19,6 +19,7 @@ import pytest
 from trainers.data import mimic
 from trainers.data import phantoms as generator
 from trainers.data.picture import decode_all
+from trainers.data.resolution import Resolution
 from trainers.errors import BadData
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -101,7 +102,7 @@ def test_several_studies_and_one_short_impression_shared_by_many(phantoms):
 
 def test_two_studies_of_a_patient_look_alike(phantoms):
     pictures = mimic.read(phantoms)
-    pixels = decode_all(pictures, 64).pixels.reshape(len(pictures), -1).astype(np.float32)
+    pixels = decode_all(pictures, Resolution(64, 64)).pixels.reshape(len(pictures), -1).astype(np.float32)
     distance = ((pixels[:, None] - pixels[None]) ** 2).sum(-1)
     np.fill_diagonal(distance, np.inf)
     patients = np.array([picture.patient for picture in pictures])

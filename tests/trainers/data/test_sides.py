@@ -12,10 +12,11 @@ from PIL import Image
 
 from trainers.data import mimic
 from trainers.data.picture import Picture, decode
+from trainers.data.resolution import Resolution
 from trainers.data.sides import SIDES, Sides, deal, validate_pictures, warning
 from trainers.errors import BadData
 
-RESOLUTION = 32
+RESOLUTION = Resolution(32, 32)
 
 
 def rows(dealt):
@@ -75,7 +76,7 @@ def test_each_side_gets_each_patient_sometimes(phantoms):
     homes = set()
     for seed in range(40):
         homes |= {
-            side for side, row in rows(deal(pictures, 20, seed, 8)).items() if patient in {p.patient for p in row}
+            side for side, row in rows(deal(pictures, 20, seed, Resolution(8, 8))).items() if patient in {p.patient for p in row}
         }
     assert homes == set(SIDES)
 
@@ -228,5 +229,22 @@ def test_triples_match_patients_by_number_of_pictures(tmp_path):
             path = tmp_path / f"{patient}-{number}.png"
             Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
             pictures.append(Picture(path, f"p{patient:02}", f"s{number}", path.stem, "PA", "train", "x"))
-    dealt = deal(pictures, 2 * 4 + 10, 0, 8)
+    dealt = deal(pictures, 2 * 4 + 10, 0, Resolution(8, 8))
     assert [sorted(counts(side)) for side in rows(dealt).values()] == [[1] * 10 + [4] * 2] * 3
+
+
+def test_pictures_of_any_shape_are_alike_or_not_at_that_shape(tmp_path):
+    """Of 60 pictures, 16 wide and 8 high, two patients' differ in the outermost columns alone, which a square crops away."""
+    rng = np.random.default_rng(0)
+    pictures, middle = [], rng.integers(0, 256, (8, 8), dtype=np.uint8)
+    for patient in range(60):
+        pixels = rng.integers(0, 256, (8, 16), dtype=np.uint8)
+        if patient < 2:
+            pixels[:, 4:12] = middle
+        path = tmp_path / f"{patient}.png"
+        Image.fromarray(pixels).save(path)
+        pictures.append(Picture(path, f"p{patient:02}", "s", path.stem, "PA", "train", "x"))
+    wide = deal(pictures, 20, 0, Resolution(8, 16))
+    assert wide.duplicates == 0 and {pixels.shape for pixels in wide.pixels.values()} == {(20, 8, 16)}
+    with pytest.raises(BadData, match="lower it to 19"):  # the triple that lost a patient has no other in its place
+        deal(pictures, 20, 0, Resolution(8, 8))
