@@ -35,10 +35,12 @@ def resolution_of(settings: Settings) -> Resolution:
         vae = json.loads((folder / "vae" / "config.json").read_text())
         pixels = 2 ** (len(vae["block_out_channels"]) - 1)
         own = unet.get("sample_size")
-        chosen = given or Resolution(*(index(side) * pixels for side in (own if isinstance(own, list) else [own, own])))
+        chosen = given or (None if own is None else Resolution(*(index(side) * pixels for side in (own if isinstance(own, list) else [own, own]))))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadModel(f"--model {folder}: unet/config.json or vae/config.json cannot be read ({type(error).__name__}: {error}); "
                        "give a complete diffusers folder") from error
+    if chosen is None:
+        raise BadModel(f"--model {folder}: its unet/config.json names no sample_size, give --resolution")
     if any(side % pixels for side in chosen):
         near = [Resolution(*(max(rounded(side / pixels), 1) * pixels for side in chosen)) for rounded in (math.floor, math.ceil)]
         raise BadModel(f"--resolution {chosen.written}: this model needs multiples of {pixels}, "

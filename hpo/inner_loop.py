@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from hpo import home
+from hpo.errors import BadSetting
 from hpo.identity import SHORT, encoder_spec, model_folder, resolution_of
 from hpo.preparation import Pictures, Prepared, prepare
 from hpo.settings import Settings
@@ -36,6 +37,8 @@ LOSS_STREAM, NOISE_STREAM, TRAINING_STREAM, MITIGATION_STREAM = range(4)  # inde
 LOSS_SPAN = (0.0, 0.5)  # part of the noise schedule that the loss gap looks at: there patients differ least (benchmarks/loss_span.py)
 
 BASE_VERSION = 3  # of what is cached under "base"
+CPU_IS_FULL = "DefaultCPUAllocator: can't allocate memory"  # in the words of torch's plain RuntimeError
+LOADING = "the base model and the caches, before any training"
 STAGES_A_TRAINING = 20  # reports of a step that was reached
 
 Stage = Callable[[str], None]
@@ -67,6 +70,15 @@ def pick_device(name: str) -> str:
     if name != "auto":
         return name
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_usable(device: str) -> None:
+    """BadSetting where torch has no such device here."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadSetting(f"--device {device}: this machine cannot compute on it ({said}), take cpu or a GPU that nvidia-smi lists") from error
 
 
 class InnerLoop:
@@ -239,7 +251,7 @@ class InnerLoop:
         keep: file for the subset's tensors, or None. state: file for the state of the training on the way, or None; what is there already is gone on from.
         on_loss: is told each point of the held-out loss. Raises TrainingDiverged, BadSelection, NoMemory, NotFinite: the candidate's own fault.
         """
-        with memory_named(candidate, self.settings):
+        with memory_named(candidate.words, self.settings):
             return self.evaluated(candidate, number, on_stage, keep, state, held_out.Curve(on_loss))
 
     def evaluated(self, candidate: Candidate, number: int, on_stage: Stage, keep: Path | None, state: Path | None, curve: held_out.Curve) -> Result:
@@ -331,10 +343,13 @@ class Clock:
 
 
 @contextmanager
-def memory_named(candidate: Candidate, settings: Settings) -> Iterator[None]:
-    """Raises NoMemory, with what was needed and the flags that lower it, where the device's memory is not enough."""
+def memory_named(words: str, settings: Settings) -> Iterator[None]:
+    """Raises NoMemory, with what was needed and the flags that lower it, where the memory is not enough. words: what it was needed for."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:  # torch has an error of its own for GPUs only
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and CPU_IS_FULL not in said:
+            raise
         torch.cuda.empty_cache()
-        raise NoMemory(candidate.words, str(error).splitlines()[0], settings.batch_size) from error
+        raise NoMemory(words, said.partition("DefaultCPUAllocator: ")[2] or said, settings.batch_size) from error

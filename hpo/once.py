@@ -16,7 +16,9 @@ from typing import Any
 
 from hpo.command import Parser, decimal, one_line_errors, whole
 from hpo.errors import BadSetting
+from hpo.identity import model_folder
 from hpo.settings import LEAST, Settings, flag, from_toml, parser
+from hpo.spaces.base import Trained
 from trainers.candidate import Applied, Candidate, Part
 
 GROUPS = ("model and data", "trial", "training")  # of settings that are flags here
@@ -65,12 +67,15 @@ def once(settings: Settings, candidate: Candidate, on_stage: Callable[[str], Non
 
     Raises what a trial of a study would be failed with, and BadSetting, TrainerError and MetricError as `hpo.launch` does.
     """
-    from hpo.inner_loop import InnerLoop, pick_device
+    from hpo.inner_loop import LOADING, InnerLoop, check_usable, memory_named, pick_device
     from hpo.unscored import Unscored
 
     started, out, device = time.monotonic(), Path(settings.out), pick_device(settings.device)
+    check_usable(device)
+    Trained(model_folder(settings)).check(candidate)  # before anything is loaded, which may take minutes
     why = unscored(settings)
-    inner = (Unscored if why else InnerLoop)(settings, device, on_stage)
+    with memory_named(LOADING, settings):
+        inner = (Unscored if why else InnerLoop)(settings, device, on_stage)
     result = inner.evaluate(candidate, 0, on_stage, out / WEIGHTS)
     pictures = write_pictures(out / PICTURES, result.pictures)
     scores = None if why else {name: (each.value, each.low, each.high) for name, each in result.scores.items()}
@@ -178,7 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config, as_json, chosen = given.pop("config", None), given.pop("json"), {name: given.pop(name) for name in CANDIDATE}
     if chosen["method"] is None:
         raise BadSetting("--method: it is needed, give one such as bias")
-    settings = checked(replace(Settings(out=OUT) if config is None else replace(from_toml(config), out=OUT), **given))
+    told = Settings() if config is None else from_toml(config)
+    settings = checked(replace(told, **{"out": OUT if told.out == Settings().out else told.out, **given}))
     report = once(settings, candidate_of(chosen, settings), lambda stage: print(stage, file=sys.stderr, flush=True))
     try:
         print(json.dumps(report.to_json(), indent=1) if as_json else "\n".join(report.lines()), flush=True)

@@ -51,7 +51,7 @@ class Worker:
         Raises UnknownStudy, SettingsDiffer where this machine's contents are others, BadData, BadModel, BadSetting for a
         device that is not there.
         """
-        from hpo.inner_loop import InnerLoop, pick_device
+        from hpo.inner_loop import LOADING, InnerLoop, check_usable, memory_named, pick_device
         from hpo.study import Search
 
         store = open_store(url, worker_name())
@@ -60,7 +60,8 @@ class Worker:
         check_usable(chosen)
         self.search = Search(store, settings)
         check_writable(settings)
-        self.inner = InnerLoop(settings, chosen, lambda stage: log.info("%s", stage))
+        with memory_named(LOADING, settings):
+            self.inner = InnerLoop(settings, chosen, lambda stage: log.info("%s", stage))
         self.search.register(None, self.inner.identity)
         self.record_references()
         self.away_since: float | None = None
@@ -134,17 +135,6 @@ def check_writable(settings: Settings) -> None:
             pass
     except OSError as error:
         raise BadSetting(f"--out {settings.out}: kept tensors cannot be written there ({error.strerror}), give a folder of this machine") from error
-
-
-def check_usable(device: str) -> None:
-    """BadSetting where torch has no such device here."""
-    import torch
-
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadSetting(f"--device {device}: this machine cannot compute on it ({said}), take cpu or a GPU that nvidia-smi lists") from error
 
 
 def die_with_parent() -> None:

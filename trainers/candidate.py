@@ -102,7 +102,7 @@ class Candidate:
             "frozen": in_order(part.canonical() for part in self.frozen),
             "mitigations": in_order({"mitigation": each.mitigation, "strength": {name: rounded(value) for name, value in each.strength}}
                                     for each in self.mitigations)}
-        if len({part["rank"] for part in canonical["parts"]}) == 1:  # then no part wins over another
+        if len({(part["rank"], part["alpha"]) for part in canonical["parts"]}) == 1:  # then no part wins over another
             canonical["parts"] = in_order(canonical["parts"])
         return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:HASH_DIGITS]
 

@@ -65,7 +65,7 @@ class Denoising:
             return self.predict(noisy, timesteps, examples.states[examples.empty].expand_as(states))
 
         chosen = self.mitigations.weights(Batch(step, noisy, timesteps, predicted.detach(), without_caption, scheduler.alphas_cumprod,
-                                                scheduler.config.prediction_type))
+                                                scheduler.config.prediction_type, drawn.dropped))
         if chosen is None and self.plan.min_snr_gamma is None:
             loss = mse_loss(predicted, target)
             return Loss(loss.detach(), loss, len(drawn))

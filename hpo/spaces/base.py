@@ -68,11 +68,15 @@ class Trained:
         self.unet = unet_on_meta(model)
         self.units = walk(self.unet)
 
+    def check(self, candidate: Candidate) -> None:
+        """Raises BadSelection for a candidate that cannot be trained."""
+        method(candidate.method).check(candidate)
+        method(candidate.method).count(self.unet, self.units, candidate)
+
     def reason(self, candidate: Candidate) -> str | None:
         """Why it cannot be."""
         try:
-            method(candidate.method).check(candidate)
-            method(candidate.method).count(self.unet, self.units, candidate)
+            self.check(candidate)
         except BadSelection as error:
             return str(error)
         return None

@@ -25,8 +25,11 @@ def test_the_table_has_every_method_and_property(precision):
     assert all(len(row) == len(header) and re.fullmatch(r"yes|exact|\de-\d\d", cell) for row in rows for cell in row[1:])
 
 
-def test_the_overview_has_every_method():
-    assert all(f"| `{name}` | {method.title} |" in part("overview") for name, method in METHODS.items())
+def test_the_overview_has_every_method_with_its_rates_and_its_paper():
+    rows = {line.split("|")[1].strip(): line for line in part("overview").splitlines()}
+    for name, method in METHODS.items():
+        rates = " … ".join(f"{rate:g}" for rate in method.learning_rates)
+        assert all(f"| {each} |" in rows[f"`{name}`"] for each in (method.title, rates, method.paper)), f"{name}: python -m benchmarks.methods"
 
 
 def test_a_property_that_does_not_hold_stands_out():

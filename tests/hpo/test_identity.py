@@ -35,5 +35,5 @@ def test_a_model_that_names_no_size_needs_one(settings: Callable, model: Path, t
     (own / "unet" / "config.json").write_text(json.dumps({**config, "sample_size": sample_size}))
     with pytest.raises(BadModel, match="--model .*own") as refused:
         resolution_of(settings(model=str(own)))
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(refused.value) and ("give --resolution" in str(refused.value)) == (sample_size is None)
     assert resolution_of(settings(model=str(own), resolution="48x72")) == (72, 48)

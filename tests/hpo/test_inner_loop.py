@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from math import isfinite
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,6 +16,7 @@ from hpo import inner_loop
 from hpo.inner_loop import InnerLoop, memory_named
 from hpo.settings import Settings
 from hpo.spaces.reference import reference_candidate
+from hpo.trial import is_own_cause
 from metrics.scores import SCORES
 from trainers import checkpoint
 from trainers.candidate import Applied, Candidate
@@ -155,8 +157,16 @@ def test_out_of_memory_names_what_was_needed_and_the_flags(settings: Settings, i
         inner.evaluate(BIAS, 0)
     assert "\n" not in str(caught.value) and BIAS.words in str(caught.value)
     assert all(torch.equal(one, other) for one, other in zip(before, weights(inner)))
-    with pytest.raises(RuntimeError, match="a bug"), memory_named(BIAS, settings):
+    with pytest.raises(RuntimeError, match="a bug"), memory_named(BIAS.words, settings):
         raise RuntimeError("a bug")
+
+
+def test_a_full_main_memory_is_named_too(settings: Settings) -> None:
+    """Torch says it in a plain RuntimeError, numpy in a MemoryError."""
+    for ask in (lambda: torch.empty(1 << 60), lambda: np.empty(1 << 60)):
+        with pytest.raises(NoMemory, match="out of memory with this and that .*lower --batch-size 8") as caught, memory_named("this and that", settings):
+            ask()
+        assert "\n" not in str(caught.value) and is_own_cause(caught.value)
 
 
 @pytest.mark.parametrize("name", ["svdiff", "difffit"])

@@ -19,10 +19,11 @@ from hpo import worker as module
 from hpo.command import one_line_errors
 from hpo.errors import BadSetting
 from hpo.identity import identity, resolution_of
+from hpo.inner_loop import check_usable
 from hpo.preparation import dealt_sides
 from hpo.settings import Settings
 from hpo.study import Ended, Search
-from hpo.worker import STORAGE_VARIABLE, Worker, check_usable, stored_settings
+from hpo.worker import STORAGE_VARIABLE, Worker, stored_settings
 from storage import results
 from storage.errors import SettingsDiffer, UnknownStudy
 

@@ -49,6 +49,8 @@ def test_the_order_of_parts_counts_only_where_ranks_differ():
     low, high, other = Part(("up",), ("attention",), 2), Part(("up_blocks.1",), ("attention",), 8), Part(("mid",), ("attention",), 2)
     assert replace(LORA, parts=(low, other)).hash == replace(LORA, parts=(other, low)).hash
     assert replace(LORA, parts=(low, high)).hash != replace(LORA, parts=(high, low)).hash
+    strong = replace(high, rank=2, alpha=16)
+    assert replace(LORA, parts=(low, strong)).hash != replace(LORA, parts=(strong, low)).hash, "an alpha counts as a rank does"
 
 
 def test_the_order_of_mitigations_does_not_count():

@@ -44,7 +44,7 @@ class Hook(TrainingHooks):
 
 
 def batch(count: int) -> Batch:
-    return Batch(1, torch.zeros(count, 4, 1, 1), torch.zeros(count, dtype=torch.int64), torch.zeros(count, 4, 1, 1), lambda: None, torch.ones(1), "epsilon")
+    return Batch(1, torch.zeros(count, 4, 1, 1), torch.zeros(count, dtype=torch.int64), torch.zeros(count, 4, 1, 1), lambda: None, torch.ones(1), "epsilon", torch.zeros(count, dtype=torch.bool))
 
 
 def drawn_of(examples, **plan):

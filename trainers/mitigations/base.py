@@ -30,7 +30,8 @@ class Limit:
 POSITIVE = Limit("above 0", lambda value: value > 0)
 SHARE = Limit("above 0 and at most 1", lambda value: 0 < value <= 1)
 INSIDE = Limit("between 0 and 1 and neither of them", lambda value: 0 < value < 1)
-COUNT = Limit("a whole number from 1 on", lambda value: value >= 1 and value == int(value))
+STEPS = Limit("a whole number from 1 to 1000", lambda value: 1 <= value <= 1000 and value == int(value))
+WORDS = Limit("a whole number from 1 to 77, the window of CLIP", lambda value: 1 <= value <= 77 and value == int(value))
 
 
 class Mitigation(ABC):
@@ -40,8 +41,8 @@ class Mitigation(ABC):
     weights that are released. The two never stand on one front.
     strengths: for each number that it takes, the choices that the search offers; the first is the published one.
     limits: for each number, what it must be.
-    changes_captions: whether captions reach the model otherwise than they are written, at training or generation; then a
-    model is scored with the original and with the as-trained captions, and the worse counts.
+    changes_captions: whether captions reach the model otherwise than they are written. One that does so in training is scored
+    with the original and with the as-trained captions, and the worse counts; one at generation is part of what is scored.
     """
 
     name: ClassVar[str]

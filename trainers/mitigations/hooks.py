@@ -44,7 +44,7 @@ class Learned:
 class Batch:
     """One forward pass of training. noisy: (b, 4, h, w); timesteps: (b,); predicted: (b, 4, h, w) of the U-Net with captions,
     detached; without_caption: () → the same for the empty caption, without gradient; alphas_cumprod: (T,) of the schedule;
-    prediction_type: "epsilon" or "v_prediction"."""
+    prediction_type: "epsilon" or "v_prediction"; dropped: (b,) bool, whose caption was replaced by the empty one."""
 
     step: int
     noisy: torch.Tensor
@@ -53,6 +53,7 @@ class Batch:
     without_caption: Callable[[], torch.Tensor]
     alphas_cumprod: torch.Tensor
     prediction_type: str
+    dropped: torch.Tensor
 
 
 class TrainingHooks:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from trainers.mitigations.base import COUNT, OUTPUTS, POSITIVE, Mitigation
+from trainers.mitigations.base import OUTPUTS, POSITIVE, STEPS, Mitigation
 from trainers.mitigations.hooks import FirstStep, GenerationHooks, Learned
 from trainers.mitigations.noise_norm import rms_noise_difference
 
@@ -30,7 +30,7 @@ class PromptOptimization(Mitigation):
     name, title, paper = "prompt-optimization", "prompt optimization", "Wen et al. 2024, ICLR, openreview 84n3UwkH7b"
     protects, changes_captions = OUTPUTS, True
     strengths = {"rms": (0.0117, 0.006, 0.003), "steps": (10, 30)}
-    limits = {"rms": POSITIVE, "steps": COUNT}
+    limits = {"rms": POSITIVE, "steps": STEPS}
 
     def hooks(self, strength: Mapping[str, float], learned: Learned) -> GenerationHooks:
         return OptimizedPrompts(strength["rms"], int(strength["steps"]))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from trainers.mitigations.base import COUNT, OUTPUTS, Mitigation
+from trainers.mitigations.base import OUTPUTS, WORDS, Mitigation
 from trainers.mitigations.hooks import GenerationHooks, Learned
 from trainers.mitigations.random_words import with_random_words
 
@@ -20,7 +20,7 @@ class RandomTokens(Mitigation):
     name, title, paper = "random-tokens", "random tokens at generation", "Somepalli et al. 2023, arXiv 2305.20086"
     protects, changes_captions = OUTPUTS, True
     strengths = {"words": (2, 4, 8)}
-    limits = {"words": COUNT}
+    limits = {"words": WORDS}
 
     def hooks(self, strength: Mapping[str, float], learned: Learned) -> GenerationHooks:
         return InsertedTokens(int(strength["words"]), learned)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from trainers.mitigations.base import COUNT, SHARE, WEIGHTS, Mitigation
+from trainers.mitigations.base import SHARE, WEIGHTS, WORDS, Mitigation
 from trainers.mitigations.hooks import Learned
 from trainers.mitigations.random_words import ChangedCaptions, with_random_words
 
@@ -20,7 +20,7 @@ class RandomWords(Mitigation):
     name, title, paper = "rwa", "random words", "Somepalli et al. 2023, arXiv 2305.20086"
     protects, changes_captions = WEIGHTS, True
     strengths = {"words": (2, 1, 4), "probability": (0.1, 0.4, 1.0)}
-    limits = {"words": COUNT, "probability": SHARE}
+    limits = {"words": WORDS, "probability": SHARE}
 
     def hooks(self, strength: Mapping[str, float], learned: Learned) -> ChangedCaptions:
         return ChangedCaptions(learned, lambda step, captions: self.said(step, captions, strength, learned), strength["probability"])

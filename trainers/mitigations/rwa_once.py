@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from trainers.mitigations.base import COUNT, WEIGHTS, Mitigation
+from trainers.mitigations.base import WEIGHTS, WORDS, Mitigation
 from trainers.mitigations.hooks import Learned
 from trainers.mitigations.random_words import ChangedCaptions, with_random_words
 
@@ -20,7 +20,7 @@ class RandomWordsOnce(Mitigation):
     name, title, paper = "rwa-once", "random words once a caption", "Dutt et al. 2024, arXiv 2405.19458"
     protects, changes_captions = WEIGHTS, True
     strengths = {"words": (4, 2, 8)}
-    limits = {"words": COUNT}
+    limits = {"words": WORDS}
 
     def hooks(self, strength: Mapping[str, float], learned: Learned) -> ChangedCaptions:
         found: dict[str, str] = {}

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def noise_norms(batch: Batch) -> torch.Tensor:
-    """(b,) text-conditional noise norms of a batch, as root mean squares."""
+    """(b,) text-conditional noise norms of a batch, as root mean squares. 0 of a dropped caption, also where noise on embeddings moved it."""
     alphas_cumprod = batch.alphas_cumprod.to(batch.timesteps.device)[batch.timesteps]
-    return rms_noise_difference(batch.predicted, batch.without_caption(), alphas_cumprod, batch.prediction_type)
+    return rms_noise_difference(batch.predicted, batch.without_caption(), alphas_cumprod, batch.prediction_type).masked_fill(batch.dropped, 0.0)
 
 
 class Threshold(Mitigation):

@@ -20,7 +20,8 @@ WARM_UP = 128  # samples before the first one is skipped: a 0.9 quantile of fewe
 
 
 class ThresholdQuantile(Mitigation):
-    """A sample is skipped if its noise norm (see `threshold`) is at or over a quantile of those of the last 1,024 samples before its batch.
+    """A sample is skipped if its noise norm (see `threshold`) is at or over a quantile of those of the last 1,024 samples before its batch, or its
+    part of one with `--accumulate`.
 
     MemControl's "auto" takes the 0.9 quantile of each batch, so that a tenth of every batch is skipped whatever is in it, and
     what is skipped depends on the batch size. Here the distribution runs on over the training, and skipped samples are

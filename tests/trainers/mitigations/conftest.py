@@ -45,11 +45,11 @@ def learned_x(learned) -> Learned:
 def batch():
     """A batch by its differences: d → one whose U-Net says d (b, …) more with the caption than without it."""
 
-    def make(differences, alphas_cumprod=1.0, prediction_type="epsilon", step=1) -> Batch:
+    def make(differences, alphas_cumprod=1.0, prediction_type="epsilon", step=1, dropped=()) -> Batch:
         differences = torch.as_tensor(differences, dtype=torch.float32)
         differences = differences.view(len(differences), -1, 1, 1)
         plain = torch.full_like(differences, 7.0)
         return Batch(step, torch.zeros_like(plain), torch.zeros(len(plain), dtype=torch.int64), plain + differences, lambda: plain,
-                     torch.tensor([alphas_cumprod]), prediction_type)
+                     torch.tensor([alphas_cumprod]), prediction_type, torch.tensor([row in dropped for row in range(len(plain))]))
 
     return make

@@ -14,6 +14,7 @@ from trainers.errors import TrainingDiverged
 from trainers.fit import fit
 from trainers.mitigations import MITIGATIONS
 from trainers.mitigations.noise_norm import rms_noise_difference
+from trainers.mitigations.threshold import noise_norms
 
 THRESHOLD = MITIGATIONS["threshold"]
 
@@ -88,6 +89,10 @@ def test_a_threshold_over_everything_changes_nothing(unet, units, scheduler, exa
     assert done.kept == 1
     for name, tensor in trained_at(None, unet, units, scheduler, examples)[1].items():
         torch.testing.assert_close(values[name], tensor, atol=1e-6, rtol=0)
+
+
+def test_a_dropped_caption_that_noise_has_moved_is_learned_from_all_the_same(batch):
+    assert noise_norms(batch([1.0, 1.0], dropped=(1,))).tolist() == [1.0, 0.0]
 
 
 def test_a_threshold_under_everything_trains_on_dropped_captions_alone(unet, units, scheduler, examples):
