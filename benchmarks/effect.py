@@ -36,6 +36,7 @@ from trainers.cache import key_of
 
 CALIBRATED = ("loss_gap", "copy_excess", "copy_rate")
 FIRST_DRAWS, ENOUGH_CONTROLS = 5, 13 / 15  # this share of the intervals must hold 0, in the first draws and in all of them
+LINEAR_BELOW = 0.02  # copy_excess: about its standard error, below which a logarithm would only show noise
 PATH_SCORES = ("fd", "copy_excess", "loss_gap", "copy_rate")
 
 
@@ -250,6 +251,7 @@ def draw_paths(effect: Effect, path: Path, title: str) -> None:
         axis.axhline(effect.floor["fd"].value, color="grey", linewidth=0.8, linestyle="--", label="real pictures")
         axis.scatter([0], [effect.base["fd"].value], marker="x", color="black", label="untouched base")
         axis.set_yscale("log")
+        axis.set_xscale("symlog", linthresh=LINEAR_BELOW)
         axis.set_xlabel("copy_excess (lower is better)")
         steps = ", ".join(map(str, effect.steps(recipe("full", mitigation))))
         axis.set_title(f"{f'with {mitigation}' if mitigation else 'alone'}: {steps} steps along each path", fontsize=10)

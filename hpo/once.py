@@ -19,6 +19,7 @@ from hpo.errors import BadSetting
 from hpo.identity import model_folder
 from hpo.settings import LEAST, Settings, flag, from_toml, parser
 from hpo.spaces.base import Trained
+from trainers import mitigations
 from trainers.candidate import Applied, Candidate, Part
 
 GROUPS = ("model and data", "trial", "training")  # of settings that are flags here
@@ -121,7 +122,6 @@ def candidate_of(given: dict[str, Any], settings: Settings) -> Candidate:
     """The candidate that the flags name: what they leave out is as in the method as a baseline. Raises BadSelection and BadSetting."""
     from hpo.spaces.reference import reference_candidate
     from trainers.methods import method
-    from trainers.mitigations import mitigation
     from trainers.units import check_kinds
 
     chosen = method(given["method"])
@@ -135,12 +135,24 @@ def candidate_of(given: dict[str, Any], settings: Settings) -> Candidate:
     for name in ("rank", "alpha", "learning_rate", "norm_rate"):
         if given[name] is not None and not given[name] > 0:
             raise BadSetting(f"{flag(name)} {given[name]:g}: it must be above 0, give such a number")
-    applied = tuple(Applied.of(name, **{number: choices[0] for number, choices in mitigation(name).strengths.items()}) for name in given["mitigations"] or ())
+    applied = tuple(map(applied_of, given["mitigations"] or ()))
     rank = part.rank if given["rank"] is None else given["rank"]
     candidate = replace(usual, parts=(Part(given["regions"] or part.regions, given["kinds"] or part.kinds, rank, given["alpha"]),), mitigations=applied,
                    **{name: given[name] for name in ("learning_rate", "norm_rate") if given[name] is not None})
     chosen.check(candidate)
+    mitigations.check(applied)
     return candidate
+
+
+def applied_of(text: str) -> Applied:
+    """A mitigation at its published strength, "rwa", or with numbers of one's own, "rwa:words=4:probability=0.2"."""
+    name, *numbers = text.split(":")
+    strength = {number: choices[0] for number, choices in mitigations.mitigation(name).strengths.items()}
+    try:
+        return Applied.of(name, **strength | {key.strip(): float(value) for key, value in (number.split("=") for number in numbers)})
+    except ValueError as error:
+        usual = ":".join([name, *(f"{key}={value:g}" for key, value in strength.items())])
+        raise BadSetting(f"--mitigations {text}: write {name}, or its numbers too, as {usual}") from error
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -156,7 +168,7 @@ CANDIDATE: dict[str, dict[str, Any]] = {  # flags that say what is trained
     "alpha": {"type": decimal, "metavar": "NUMBER", "help": "an adapter's output is scaled by alpha / rank (default: the rank)"},
     "learning_rate": {"type": decimal, "metavar": "NUMBER", "help": "learning rate (default: the method's reference rate times --learning-rate-scale)"},
     "norm_rate": {"type": decimal, "metavar": "NUMBER", "help": "that of norms, where the method has one of its own"},
-    "mitigations": {"type": names, "metavar": "NAME,…", "help": "mitigations on top, at their published strengths (default: none)"},
+    "mitigations": {"type": names, "metavar": "NAME,…", "help": "mitigations on top, at their published strengths, or as rwa:words=4 (default: none)"},
 }
 
 

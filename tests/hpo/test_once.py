@@ -16,10 +16,11 @@ from PIL import Image
 
 from hpo.command import one_line_errors
 from hpo.inner_loop import InnerLoop
-from hpo.once import candidate_of, checked, main, once
+from hpo.once import applied_of, candidate_of, checked, main, once
 from hpo.settings import LEAST, Settings
 from hpo.spaces.reference import reference_candidate
 from trainers import base_model, checkpoint
+from trainers.candidate import Applied
 from trainers.methods import METHODS
 from trainers.mitigations import MITIGATIONS
 from trainers.units import REGIONS, walk
@@ -118,6 +119,11 @@ def test_mitigations_are_on_top_at_their_published_strength(few):
     assert plain.loss != noisy.loss
 
 
+def test_a_mitigation_is_at_its_published_strength_or_at_one_of_one_s_own():
+    assert applied_of("rwa") == Applied.of("rwa", words=2, probability=0.1)
+    assert applied_of("rwa:words=4") == Applied.of("rwa", words=4, probability=0.1)
+
+
 @pytest.mark.parametrize("name", ["generated", "train_images"])
 def test_fewer_pictures_than_a_study_s_are_allowed_but_not_none(name):
     assert getattr(checked(Settings(**{name: LEAST[name] - 1})), name) == LEAST[name] - 1
@@ -132,6 +138,8 @@ def test_fewer_pictures_than_a_study_s_are_allowed_but_not_none(name):
     (("--method", "lora", "--rank", "5000"), "rank 5000"), (("--method", "bias", "--kinds", "biass"), "kind 'biass' is unknown: take bias"),
     (("--method", "bias", "--learning-rate=-1"), "above 0"),
     (("--method", "bias", "--learning-rate", "nan"), "above 0"), (("--method", "bias", "--generated", "0"), "--generated 0: it must be at least 1"),
+    (("--method", "bias", "--mitigations", "rwa:words"), "--mitigations rwa:words: write rwa, or its numbers too, as rwa:words="),
+    (("--method", "bias", "--mitigations", "rwa:word=2"), "word"), (("--method", "bias", "--mitigations", "rwa:words=78"), "words is 78 and must be a whole number from 1 to 77"),
     (("--method", "bias", "--mitigations", "rwaa"), "mitigation 'rwaa' is unknown: take rwa"), (("--method", "bias", "--steps", "0"), "--steps 0"), (("--method", "bias", "--model", "/a"), "needs an --encoder"),
     (("--method", "bias", "--model", "no/such/folder", "--encoder", "pixels"), "no such folder"), (("--method", "bias", "--trials", "3"), "'--trials' is no flag"),
     (("--method", "bias", "--resolution", "500x"), "--resolution 500x: it must be pixels a side, as 512, or WIDTHxHEIGHT"),
