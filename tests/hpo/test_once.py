@@ -139,7 +139,7 @@ def test_fewer_pictures_than_a_study_s_are_allowed_but_not_none(name):
     (("--method", "bias", "--learning-rate=-1"), "above 0"),
     (("--method", "bias", "--learning-rate", "nan"), "above 0"), (("--method", "bias", "--generated", "0"), "--generated 0: it must be at least 1"),
     (("--method", "bias", "--mitigations", "rwa:words"), "--mitigations rwa:words: write rwa, or its numbers too, as rwa:words="),
-    (("--method", "bias", "--mitigations", "rwa:word=2"), "word"), (("--method", "bias", "--mitigations", "rwa:words=78"), "words is 78 and must be a whole number from 1 to 77"),
+    (("--method", "bias", "--mitigations", "rwa:word=2"), "word"), (("--method", "bias", "--mitigations", "rwa:words=78"), "words is 78.0 and must be a whole number from 1 to 77"),
     (("--method", "bias", "--mitigations", "rwaa"), "mitigation 'rwaa' is unknown: take rwa"), (("--method", "bias", "--steps", "0"), "--steps 0"), (("--method", "bias", "--model", "/a"), "needs an --encoder"),
     (("--method", "bias", "--model", "no/such/folder", "--encoder", "pixels"), "no such folder"), (("--method", "bias", "--trials", "3"), "'--trials' is no flag"),
     (("--method", "bias", "--resolution", "500x"), "--resolution 500x: it must be pixels a side, as 512, or WIDTHxHEIGHT"),
