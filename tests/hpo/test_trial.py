@@ -144,8 +144,8 @@ def test_a_measured_trial_is_told_though_the_database_was_away(inner: InnerLoop,
 
         class Watched:
             """The real inner loop, which says when it comes to the scores."""
-            def evaluate(self, candidate, number, on_stage, keep, state):
-                return inner.evaluate(candidate, number, lambda stage: (on_stage(stage), stop_after_generating(stage)), keep, state)
+            def evaluate(self, candidate, number, on_stage, keep, state, on_loss):
+                return inner.evaluate(candidate, number, lambda stage: (on_stage(stage), stop_after_generating(stage)), keep, state, on_loss)
 
         assert run_trial(search, Watched(), asked) == "finished"
         assert leases.counts(search.store, search.id).finished == 1 and search.was_told(asked)
