@@ -88,7 +88,8 @@ def test_what_only_a_worker_can_notice_is_one_line_and_the_end(engine: str, sett
 def test_interrupted_it_gives_running_trials_back(engine: str, settings: Made, states: Callable, query: Callable, launched: Callable, tmp_path) -> None:
     asked = settings(engine=engine, trials=500, workers=2, steps=40)
     process: subprocess.Popen = launched(asked)
-    until(lambda: states(asked.study).get("COMPLETE", 0) >= 1 and states(asked.study).get("RUNNING", 0) == 2, 150, "a trial is finished and two run")  # one may end meanwhile
+    # Two, since one may end meanwhile.
+    until(lambda: states(asked.study).get("COMPLETE", 0) >= 1 and states(asked.study).get("RUNNING", 0) == 2, 150, "a trial is finished and two run")
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(60) == 130
     counts = states(asked.study)
