@@ -26,10 +26,11 @@ from trainers.cache import key_of, remember
 from trainers.candidate import Candidate
 from trainers.captions import CaptionEncoder
 from trainers.errors import BadModel, BadSelection, NoMemory, NotFinite
-from trainers.fit import Evaluation, Examples, Fit, Plan, fit
+from trainers.fit import Evaluation, Fit, fit
 from trainers.loss import AUTOCAST
 from trainers.methods import BaseCache, Subset, method
 from trainers.mitigations.hooks import Guard, Learned
+from trainers.plan import Examples, Plan
 from trainers.resuming import Checkpoints
 from trainers.units import walk
 
@@ -201,11 +202,15 @@ class InnerLoop:
                             Generated(self.encoder.encode(twin_pixels), own, twin_latents), self.losses("train", said=train), self.losses("twin", said=twin))
         return measured, twin_pixels
 
+    def guard(self, candidate: Candidate, learned: Learned) -> Guard | None:
+        """The candidate's mitigations of generation at work, None if it has none."""
+        hooks = mitigations.generation_hooks(candidate.mitigations, learned)
+        return Guard(tuple(hooks), [*self.prepared.captions, ""], self.captions.encode) if hooks else None
+
     def measure_all(self, candidate: Candidate, learned: Learned, on_stage: Stage = lambda stage: None) -> tuple[list[Measured], np.ndarray]:
         """As `measure`, with the captions as they are written, and once more as the training heard them where a mitigation changes that:
         else it would only hide what was copied."""
-        hooks = mitigations.generation_hooks(candidate.mitigations, learned)
-        guard = Guard(tuple(hooks), [*self.prepared.captions, ""], self.captions.encode) if hooks else None
+        guard = self.guard(candidate, learned)
         found = [self.measure(on_stage, guard=guard)]
         train, twin = (self.as_trained(side, candidate, learned) for side in ("train", "twin"))
         if train is not None:
@@ -230,8 +235,9 @@ class InnerLoop:
                                "start a study with --protects outputs for it")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # an adapter's initial factors
-            method(candidate.method).check(candidate)
-            return method(candidate.method).apply(self.pipeline.unet, self.units, candidate, self.cache)
+            chosen = method(candidate.method)
+            chosen.check(candidate)
+            return chosen.apply(self.pipeline.unet, self.units, candidate, self.cache)
 
     def train(self, candidate: Candidate, seed: int, subset: Subset, learned: Learned, side: str = "train", on_step: Callable[[int], None] = lambda step: None,
               evaluations: Sequence[Evaluation] = (), state: Path | None = None) -> Fit:

@@ -115,8 +115,7 @@ class Search:
         given = self.settings.to_json()
         free = {name: value for name, value in given.items() if name not in self.settings.meaning() and name != "storage"}
         for name in PATHS:
-            hub = name != "out" and free[name] is not None and not Path(free[name]).exists()  # a name in the hub's cache
-            if free[name] is not None and not hub and not (name == "encoder" and free[name] == PIXELS):
+            if free[name] is not None and is_place(name, free[name]):
                 free[name] = str(Path(free[name]).absolute())
         return {**free, "space": self.space.name}
 
@@ -340,6 +339,11 @@ class Search:
             leases.settle(self.store, trial._trial_id, outcome, reason, own_cause)
             state = optuna.trial.TrialState.COMPLETE if values is not None else optuna.trial.TrialState.FAIL
             self.study.tell(trial, values, state=state)
+
+
+def is_place(name: str, given: str) -> bool:
+    """Whether a path among the settings names a place, and not the encoder without files or a model in the hub's cache."""
+    return name == "out" or (Path(given).exists() and (name, given) != ("encoder", PIXELS))
 
 
 def plain(scores: Scores) -> dict[str, tuple[float, float, float]]:

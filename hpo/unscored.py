@@ -16,7 +16,7 @@ from hpo.preparation import Pictures, data_root
 from hpo.settings import Settings
 from metrics import encoders
 from metrics.scores import Scores
-from trainers import base_model, checkpoint, mitigations
+from trainers import base_model, checkpoint
 from trainers.candidate import Candidate
 from trainers.captions import CaptionEncoder, encode_captions
 from trainers.data import mimic
@@ -26,7 +26,6 @@ from trainers.errors import BadData, CorruptPicture
 from trainers.held_out import Curve
 from trainers.loss import AUTOCAST
 from trainers.methods import BaseCache
-from trainers.mitigations.hooks import Guard
 from trainers.units import walk
 
 
@@ -74,10 +73,8 @@ class Unscored(InnerLoop):
             clock.stop()
             done = self.train(candidate, seed, subset, learned, on_step=lambda step: on_stage(f"step {step} of {candidate.steps}"))
             clock("generating")
-            hooks = mitigations.generation_hooks(candidate.mitigations, learned)
-            guard = Guard(tuple(hooks), [*self.prepared.captions, ""], self.captions.encode) if hooks else None
             with subset.generating():
-                _, pixels = self.generate("train", guard=guard)
+                _, pixels = self.generate("train", guard=self.guard(candidate, learned))
             clock.stop()
             if keep is not None:
                 checkpoint.save(keep, subset, candidate, self.pipeline.hash, self.settings.precision)

@@ -34,14 +34,20 @@ class Kept:
 
 def save(path: Path, subset: Subset, candidate: Candidate, base_hash: str, precision: str = FULL) -> int:
     """Write the subset; the file appears whole or not at all. Gives its size in bytes. Raises OSError if the disk is full."""
+    tensors = {name: tensor.contiguous() for name, tensor in subset.tensors().items()}
+    write_whole(path, tensors, {"candidate": json.dumps(candidate.to_json()), "base": base_hash, "precision": precision})
+    return path.stat().st_size
+
+
+def write_whole(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str]) -> None:
+    """Write contiguous tensors as safetensors; the file appears whole or not at all. Raises OSError if the disk is full."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
-    tensors = {name: tensor.contiguous() for name, tensor in subset.tensors().items()}
     try:
-        save_file(tensors, unfinished, metadata={"candidate": json.dumps(candidate.to_json()), "base": base_hash, "precision": precision})
+        save_file(tensors, unfinished, metadata=header)
         with unfinished.open("rb") as stream:
             os.fsync(stream.fileno())
         os.replace(unfinished, path)
@@ -49,7 +55,6 @@ def save(path: Path, subset: Subset, candidate: Candidate, base_hash: str, preci
         raise system_error(error, path) from error
     finally:
         unfinished.unlink(missing_ok=True)
-    return path.stat().st_size
 
 
 def system_error(error: Exception, path: Path) -> OSError:

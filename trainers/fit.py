@@ -15,7 +15,7 @@ from trainers.draws import Ahead, Drawn, Draws
 from trainers.ema import Average
 from trainers.errors import TrainingDiverged
 from trainers.gradient_checkpointing import gradient_checkpointing
-from trainers.loss import Denoising, autocast, target_of
+from trainers.loss import Denoising
 from trainers.methods import Subset
 from trainers.mitigated import Encode, Mitigations
 from trainers.mitigations.hooks import TrainingHooks
@@ -23,8 +23,6 @@ from trainers.plan import Examples, Plan
 from trainers.record import Fit, Record
 from trainers.resuming import Checkpoints, RandomStates, Stateful, Values
 from trainers.schedules import factor
-
-__all__ = ["Evaluation", "Examples", "Fit", "Plan", "autocast", "fit", "target_of"]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from trainers.checkpoint import system_error
+from trainers.checkpoint import write_whole
 from trainers.errors import BadModel
 from trainers.methods import Subset
 from trainers.plan import Plan
@@ -166,26 +165,13 @@ def checksum(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def write(path: Path, text: str, tensors: Mapping[str, torch.Tensor]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     own: dict[str, torch.Tensor] = {}
     memory: set[int] = set()
     for name, tensor in tensors.items():
         copied = tensor.cpu().contiguous()
         own[name] = copied.clone() if copied.data_ptr() in memory else copied  # safetensors refuses tensors that share memory
         memory.add(own[name].data_ptr())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    try:
-        save_file(own, unfinished, metadata={"training": text, "sha256": checksum(text, own)})
-        with unfinished.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(unfinished, path)
-    except SafetensorError as error:
-        raise system_error(error, path) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(path, own, {"training": text, "sha256": checksum(text, own)})
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from trainers.errors import BadModel, NotFinite
-from trainers.fit import autocast
+from trainers.loss import autocast
 from trainers.mitigations.hooks import FirstStep, Guard
 
 

@@ -70,8 +70,9 @@ class Trained:
 
     def check(self, candidate: Candidate) -> None:
         """Raises BadSelection for a candidate that cannot be trained."""
-        method(candidate.method).check(candidate)
-        method(candidate.method).count(self.unet, self.units, candidate)
+        chosen = method(candidate.method)
+        chosen.check(candidate)
+        chosen.count(self.unet, self.units, candidate)
 
     def reason(self, candidate: Candidate) -> str | None:
         """Why it cannot be."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from trainers.candidate import Candidate
@@ -25,6 +27,20 @@ def trained(unet, units, scheduler, examples, plan: Plan, method: str = "bias", 
         return subset.tensors()
     finally:
         subset.restore()
+
+
+def gradients_both_ways(unet, subset: Subset, output: Callable[..., torch.Tensor]) -> list[list[torch.Tensor]]:
+    """The subset's gradients of a loss on output(unet), without gradient checkpointing and with it."""
+    gradients = []
+    unet.train()
+    for checkpointing in (False, True):
+        if checkpointing:
+            unet.enable_gradient_checkpointing()
+        output(unet).square().mean().backward()
+        gradients.append([parameter.grad for parameter in subset.parameters.values()])
+        for parameter in subset.parameters.values():
+            parameter.grad = None
+    return gradients
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

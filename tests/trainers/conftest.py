@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from trainers.captions import CaptionEncoder
 from trainers.fit import Examples
 from trainers.miniature import architecture, vocabulary
 from trainers.miniature.pretrain import save_text_encoder
@@ -55,3 +56,11 @@ def random_base(tmp_path_factory) -> Path:
     architecture.unet().half().save_pretrained(folder / "unet")
     architecture.scheduler().save_pretrained(folder / "scheduler")
     return folder
+
+
+@pytest.fixture(scope="session")
+def loaded(random_base) -> CaptionEncoder:
+    """One that has read its text encoder."""
+    made = CaptionEncoder(random_base)
+    made.encode([""])
+    return made

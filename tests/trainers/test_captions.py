@@ -25,13 +25,6 @@ def expected(random_base) -> torch.Tensor:
         return CLIPTextModel.from_pretrained(random_base / "text_encoder", dtype=torch.float32).eval()(tokens).last_hidden_state
 
 
-@pytest.fixture(scope="module")
-def loaded(random_base) -> CaptionEncoder:
-    made = CaptionEncoder(random_base)
-    made.encode([""])
-    return made
-
-
 @pytest.fixture
 def encoder(random_base, loaded):
     """With the parts that are loaded already, nothing remembered; takes the arguments of a CaptionEncoder."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from training import gradients_both_ways
 
 from trainers import checkpoint
 from trainers.candidate import Candidate, Part
@@ -134,16 +135,8 @@ def test_kept_and_loaded_again_it_has_its_factors(unet, units, tmp_path):
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(unet, units):
-    subset, gradients = DIFFFIT.apply(unet, units, candidate()), []
-    unet.train()
-    for checkpointing in (False, True):
-        if checkpointing:
-            unet.enable_gradient_checkpointing()
-        output(unet).square().mean().backward()
-        gradients.append([parameter.grad for parameter in subset.parameters.values()])
-        for parameter in subset.parameters.values():
-            parameter.grad = None
-    assert all(torch.equal(*pair) for pair in zip(*gradients))
+    plain, checkpointed = gradients_both_ways(unet, DIFFFIT.apply(unet, units, candidate()), output)
+    assert all(map(torch.equal, plain, checkpointed))
 
 
 @pytest.mark.parametrize("kinds", [ALL, ("scale",)])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from training import gradients_both_ways
 
 from trainers.candidate import Candidate, Part
 from trainers.errors import BadSelection
@@ -218,16 +219,8 @@ def test_while_generating_and_after_merging_the_cache_takes_no_memory(unet, unit
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(unet, units):
-    subset, gradients = SVDIFF.apply(unet, units, candidate(("everything",))), []
-    unet.train()
-    for checkpointing in (False, True):
-        if checkpointing:
-            unet.enable_gradient_checkpointing()
-        output(unet).square().mean().backward()
-        gradients.append([parameter.grad for parameter in subset.parameters.values()])
-        for parameter in subset.parameters.values():
-            parameter.grad = None
-    assert all(torch.equal(*pair) for pair in zip(*gradients))
+    plain, checkpointed = gradients_both_ways(unet, SVDIFF.apply(unet, units, candidate(("everything",))), output)
+    assert all(map(torch.equal, plain, checkpointed))
 
 
 @pytest.mark.parametrize("kinds", [("everything",), ("norm",)])

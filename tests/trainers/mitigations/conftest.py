@@ -14,14 +14,6 @@ from trainers.mitigations.hooks import Batch, Learned
 CAPTIONS = ["no acute cardiopulmonary process", "small nodule in the left lung", "left lung", "acute process in the small left lung"]
 
 
-@pytest.fixture(scope="session")
-def loaded(random_base) -> CaptionEncoder:
-    """One that has read its text encoder; `encoder` is as good as new."""
-    made = CaptionEncoder(random_base)
-    made.encode([""])
-    return made
-
-
 @pytest.fixture
 def encoder(loaded, random_base) -> CaptionEncoder:
     made = CaptionEncoder(random_base)
