@@ -13,7 +13,7 @@ import numpy as np
 from metrics.arrays import finite, row_indices, same_length
 from metrics.errors import BadArray
 from metrics.estimate import Estimate
-from metrics.patients import NORMAL_975, interval, mean_over_patients
+from metrics.patients import NORMAL_975, Spread, interval, mean_over_patients, names_of
 
 SHORTEST = 1e-3  # of the median distance: shorter ones are "identical", so that one copy cannot outweigh all else
 EXTREME = 0.01  # nearer to one side than all but this share of the pictures are to the other
@@ -62,7 +62,7 @@ def copy_excess(train: CopySide, twin: CopySide) -> Estimate:
         excess = (excess[0] - base[0], excess[1] - base[1])
     train_mean, train_spread = mean_over_patients(excess[0], np.asarray(train.patients)[train.own])
     twin_mean, twin_spread = mean_over_patients(excess[1], np.asarray(twin.patients)[twin.own])
-    return interval(train_mean - twin_mean, [train_spread, twin_spread])
+    return interval(train_mean - twin_mean, [train_spread, -twin_spread])
 
 
 def copy_rate(train: CopySide, twin: CopySide, exchanges: int = EXCHANGES, seed: int = EXCHANGE_SEED) -> Estimate:
@@ -93,10 +93,13 @@ def copy_rate(train: CopySide, twin: CopySide, exchanges: int = EXCHANGES, seed:
     # The null is symmetric about 0 by construction (every deal is as likely as its mirror), so its mean is known.
     chunks = np.array_split(dealt, 1 + exchanges * len(generated) // LARGEST_CHUNK, axis=1)
     null = np.concatenate([_rates(*_nearest_dealt(nearest, chunk)) for chunk in chunks])
-    called = sum(_variance_of_sum(part, np.asarray(side.patients)[side.own])
-                 for part, side in zip(np.split(difference, [len(train.generated)]), (train, twin))) / len(generated) ** 2
-    half = NORMAL_975 * float(np.sqrt(max(np.mean(null**2), called)))
-    return Estimate(value, value - half, value + half)
+    called = [_spread_of_sum(part / len(generated), np.asarray(side.patients)[side.own])
+              for part, side in zip(np.split(difference, [len(train.generated)]), (train, twin))]
+    variance = sum(spread.variance for spread in called)
+    deviation = float(np.sqrt(max(np.mean(null**2), variance)))
+    widened = deviation / np.sqrt(variance) if variance else 0.0
+    half = NORMAL_975 * deviation
+    return Estimate(value, value - half, value + half, value + widened * sum(spread.replicates() for spread in called))
 
 
 def deal_patients(pictures: np.ndarray, deals: int, seed: int) -> np.ndarray:
@@ -129,10 +132,10 @@ def _own_nearness(
     return -centred[train_rows, own[0]], -centred[twin_rows, len(train) + own[1]]
 
 
-def _variance_of_sum(values: np.ndarray, patients: np.ndarray) -> float:
-    """Variance of the sum of values (n,) whose patients (n,) were drawn at random."""
+def _spread_of_sum(values: np.ndarray, patients: np.ndarray) -> Spread:
+    """Spread of the sum of values (n,) whose patients (n,) were drawn at random."""
     _, row = np.unique(patients, return_inverse=True)
-    return float(np.sum(np.bincount(row, weights=values - values.mean()) ** 2))
+    return Spread(np.bincount(row, weights=values - values.mean()), names_of(patients))
 
 
 def _rates(to_train: np.ndarray, to_twin: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from metrics.arrays import finite, same_length
 from metrics.errors import BadArray
 from metrics.estimate import Estimate
-from metrics.patients import groups_of, interval, jackknife
+from metrics.patients import JACKKNIFE_GROUPS, groups_of, interval, jackknife, names_of
 
 PICTURES_PER_DIMENSION = 4  # a covariance of d dimensions from fewer than 4 d pictures is mostly noise
 
@@ -97,8 +97,8 @@ def fd_estimate(real: np.ndarray, real_patients: np.ndarray, fake: np.ndarray, f
     same_length("real", real, "real_patients", real_patients)
     same_length("fake", fake, "fake_patients", fake_patients)
     spreads = [
-        jackknife(_distances(*_moments(fake), *_moments_left_out(real, groups_of(real_patients)))),
-        jackknife(_distances(*_moments(real), *_moments_left_out(fake, groups_of(fake_patients)))),
+        jackknife(_distances(*_moments(fake), *_moments_left_out(real, groups_of(real_patients))), names_of(real_patients, JACKKNIFE_GROUPS)),
+        jackknife(_distances(*_moments(real), *_moments_left_out(fake, groups_of(fake_patients))), names_of(fake_patients, JACKKNIFE_GROUPS)),
     ]
     return interval(fd(real, fake), spreads, floor=0.0)
 

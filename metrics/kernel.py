@@ -9,7 +9,7 @@ import numpy as np
 from metrics.arrays import finite, same_length
 from metrics.errors import BadArray
 from metrics.estimate import Estimate
-from metrics.patients import groups_of, interval, jackknife
+from metrics.patients import JACKKNIFE_GROUPS, groups_of, interval, jackknife, names_of
 
 DEGREE = 3  # Bińkowski et al. 2018, section 4
 OFFSET = 1.0
@@ -45,7 +45,7 @@ def kid_estimate(real: np.ndarray, real_patients: np.ndarray, fake: np.ndarray, 
     value = within_real.mean() + within_fake.mean() - 2 * float(across.mean())
     without_real = within_real.means_left_out() - 2 * _means_left_out(across.mean(axis=1), real_group)
     without_fake = within_fake.means_left_out() - 2 * _means_left_out(across.mean(axis=0), fake_group)
-    return interval(value, [jackknife(without_real), jackknife(without_fake)])
+    return interval(value, [jackknife(without_real, names_of(real_patients, JACKKNIFE_GROUPS)), jackknife(without_fake, names_of(fake_patients, JACKKNIFE_GROUPS))])
 
 
 @dataclass(frozen=True, eq=False)

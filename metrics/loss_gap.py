@@ -35,7 +35,7 @@ def loss_gap(train: LossSide, twin: LossSide) -> Estimate:
     """
     train_change, train_spread = _change("train", train)
     twin_change, twin_spread = _change("twin", twin)
-    return interval(twin_change - train_change, [train_spread, twin_spread])
+    return interval(twin_change - train_change, [-train_spread, twin_spread])
 
 
 def _change(name: str, side: LossSide):

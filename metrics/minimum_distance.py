@@ -61,7 +61,7 @@ def amd_estimate(
             "generated_patients holds 1 patient, an interval needs at least 2: use captions of more patients"
         )
     strangers = np.setdiff1d(generated_patients, owners)
-    spreads = [jackknife(np.array([without(patient) for patient in some])) for some in (owners, strangers) if len(some)]
+    spreads = [jackknife(np.array([without(patient) for patient in some]), some.tolist()) for some in (owners, strangers) if len(some)]
     return interval(float(nearest.mean()), [spread for spread in spreads if spread.units > 1])
 
 

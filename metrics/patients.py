@@ -1,19 +1,21 @@
-"""Uncertainty by patients: means over patients of their pictures' means, the delete-a-group jackknife, intervals.
+"""Uncertainty by patients: means over patients of their pictures' means, the delete-a-group jackknife, intervals, replicates.
 
-There is no bootstrap here: drawing patients with replacement shrinks the number of distinct pictures by 37 %, which
-raises a Fréchet distance (its bias goes with 1/n) and lengthens nearest distances. Deleting one group changes n by a
-hundredth, needs no random numbers, and its variance is biased upwards if at all (Efron and Stein 1981).
+No statistic is computed on resampled patients: drawing them with replacement shrinks the number of distinct pictures by
+37 %, which raises a Fréchet distance (its bias goes with 1/n) and lengthens nearest distances. Deleting one group changes
+n by a hundredth, needs no random numbers, and its variance is biased upwards if at all (Efron and Stein 1981). Bootstrap
+replicates are linear in how far each unit moves the estimate (the infinitesimal jackknife), so they have that variance.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from metrics.arrays import finite, same_length
+from metrics.bootstrap import REPLICATES, excess_draws
 from metrics.errors import BadArray
 from metrics.estimate import Estimate
 
@@ -23,12 +25,33 @@ STUDENT_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3060, 2.2281, 
 JACKKNIFE_GROUPS = 100  # more groups change an interval by less than 1 % of its width and cost time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Spread:
-    """Variance of an estimate that is due to one sample of `units` independent patients (or groups of patients)."""
+    """What of an estimate is due to one sample of independent units: patients, or groups of them.
 
-    variance: float
-    units: int
+    Attributes:
+        moves: (units,) how far the estimate moves where a unit is drawn once more; they sum to 0, their squares to the variance.
+        names: of the units, by which they are drawn alike in all estimates.
+    """
+
+    moves: np.ndarray
+    names: tuple[Hashable, ...]
+
+    @property
+    def variance(self) -> float:
+        return float(np.sum(self.moves**2))
+
+    @property
+    def units(self) -> int:
+        return len(self.moves)
+
+    def __neg__(self) -> Spread:
+        """That of an estimate that is subtracted."""
+        return Spread(-self.moves, self.names)
+
+    def replicates(self) -> np.ndarray:
+        """(256,) deviations from the estimate, in units drawn alike everywhere."""
+        return excess_draws(self.names) @ self.moves
 
 
 def patient_means(values: np.ndarray, patients: np.ndarray) -> np.ndarray:
@@ -44,7 +67,7 @@ def patient_means(values: np.ndarray, patients: np.ndarray) -> np.ndarray:
 
 
 def mean_over_patients(values: np.ndarray, patients: np.ndarray) -> tuple[float, Spread]:
-    """Mean over patients of their pictures' means, with the variance of that mean: values (n,), patients (n,).
+    """Mean over patients of their pictures' means, with the spread of that mean: values (n,), patients (n,).
 
     Raises:
         BadArray: fewer than two patients, which have no variance.
@@ -52,7 +75,9 @@ def mean_over_patients(values: np.ndarray, patients: np.ndarray) -> tuple[float,
     means = patient_means(values, patients)
     if len(means) < 2:
         raise BadArray(f"patients holds {len(means)} patient, an interval needs at least 2: take more patients")
-    return float(means.mean()), Spread(float(means.var(ddof=1) / len(means)), len(means))
+    count = len(means)
+    moves = (means - means.mean()) / math.sqrt(count * (count - 1))
+    return float(means.mean()), Spread(moves, names_of(patients))
 
 
 def groups_of(patients: np.ndarray, at_most: int = JACKKNIFE_GROUPS) -> np.ndarray:
@@ -69,25 +94,31 @@ def groups_of(patients: np.ndarray, at_most: int = JACKKNIFE_GROUPS) -> np.ndarr
     return row % at_most
 
 
-def jackknife(left_out: np.ndarray) -> Spread:
-    """Delete-a-group jackknife: left_out (n_groups,), the statistic without each group -> its variance."""
+def names_of(patients: np.ndarray, at_most: int | None = None) -> tuple[Hashable, ...]:
+    """Names of the groups of `groups_of` in their order, or of all patients: a group is called after its first."""
+    return tuple(np.unique(patients)[:at_most].tolist())
+
+
+def jackknife(left_out: np.ndarray, names: Sequence[Hashable]) -> Spread:
+    """Delete-a-group jackknife: left_out (n_groups,), the statistic without each group, names (n_groups,) -> its spread."""
     count = len(left_out)
-    return Spread(float((count - 1) / count * np.sum((left_out - left_out.mean()) ** 2)), count)
+    return Spread((left_out.mean() - left_out) * math.sqrt((count - 1) / count), tuple(names))
 
 
 def interval(value: float, spreads: Iterable[Spread], floor: float = -math.inf) -> Estimate:
-    """The 95 % interval value ± t · sqrt(sum of variances), by independent samples of patients.
+    """The 95 % interval value ± t · sqrt(sum of variances), by independent samples of patients, and replicates of the same variance.
 
     t has Welch and Satterthwaite's degrees of freedom. `floor` cuts the interval where the statistic cannot lie
-    below (a Fréchet distance cannot be negative); the value is never cut.
+    below (a Fréchet distance cannot be negative); value and replicates are never cut.
     """
     spreads = [spread for spread in spreads if spread.variance > 0]
     variance = sum(spread.variance for spread in spreads)
     if variance == 0:
-        return Estimate(value, value, value)
+        return Estimate(value, value, value, np.full(REPLICATES, value))
     freedom = variance**2 / sum(spread.variance**2 / (spread.units - 1) for spread in spreads)
     half = student_975(freedom) * math.sqrt(variance)
-    return Estimate(value, min(value, max(floor, value - half)), value + half)
+    replicates = value + sum(spread.replicates() for spread in spreads)
+    return Estimate(value, min(value, max(floor, value - half)), value + half, replicates)
 
 
 def student_975(freedom: float) -> float:
