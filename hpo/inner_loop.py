@@ -301,14 +301,21 @@ class InnerLoop:
                     schedule_steps=given.steps, warmup_steps=given.warmup_steps, accumulate=given.accumulate, min_snr_gamma=given.min_snr_gamma,
                     noise_offset=given.noise_offset, ema_decay=given.ema_decay, gradient_checkpointing=given.gradient_checkpointing)
 
-    def path(self, candidate: Candidate, number: int, at: tuple[int, ...], side: str = "train",
+    def seed(self, *parts: int) -> int:
+        """Of a training; different parts give independent ones."""
+        return seed_of(self.settings.seed, TRAINING_STREAM, *parts)
+
+    def training_seed(self, candidate: Candidate, repeat: int = 0) -> int:
+        """The same for all numbers of steps, so that a rung is the candidate with fewer steps."""
+        return self.seed(int(candidate.root, 16), repeat)
+
+    def path(self, candidate: Candidate, seed: int, at: tuple[int, ...], side: str = "train",
              measure: Callable[[], Any] | None = None) -> dict[int, Any]:
         """One training of max(at) steps, measured at several numbers of steps: what each shorter training would have been.
 
         That holds because the learning rate does not depend on the steps to come. Gives, by steps, what `measure` gives
         there: by default as `measure_all`. `side` is learned from; measured is always train against twin.
         """
-        seed = seed_of(self.settings.seed, TRAINING_STREAM, number)
         learned = self.learned(side, seed)
         measure = measure or (lambda: self.measure_all(candidate, learned))
         longest = replace(candidate, steps=max(at))

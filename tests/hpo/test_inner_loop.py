@@ -196,6 +196,6 @@ def test_a_size_is_the_same_study_in_any_spelling_and_the_model_s_own_is_64(inne
 
 
 def test_a_path_measures_what_shorter_trainings_would_have_been(inner: InnerLoop) -> None:
-    path = inner.path(BIAS, 7, (2, 4))
+    path = inner.path(BIAS, inner.seed(7), (2, 4))
     shorter: Candidate = replace(BIAS, steps=2)
     assert inner.scores(path[2][0]) == inner.evaluate(shorter, 7).scores and inner.scores(path[4][0]) == inner.evaluate(BIAS, 7).scores
