@@ -9,7 +9,8 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import replace
+from collections.abc import Generator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hpo import home, stopping
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hpo.worker")
 
-PATHS = ("model", "encoder", "data", "out")
+PATHS = ("model", "encoder", "data", "out", "checkpoints")
 OWN_PATHS = (*PATHS, "space")  # what a worker may have elsewhere; a user's space is told by its content, as the others are
 WAIT_SECONDS = 1.0  # between looks while others run the last trials
 STORAGE_VARIABLE = "PEFT_PARETO_WORKER_STORAGE"  # from launch to its own workers: a URL on the command line shows its password to all users
@@ -40,6 +41,14 @@ def stored_settings(store: Store, study: str) -> Settings:
     paths = {name: stored["free"].get(name) for name in PATHS}  # in `binding` these names are content hashes
     fields = Settings().to_json()
     return Settings.from_json({name: value for name, value in {**known, **paths}.items() if name in fields and value is not None})
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A trial was evaluated at these steps, and goes on."""
+
+    trial: int
+    steps: int
 
 
 class Worker:
@@ -65,6 +74,8 @@ class Worker:
         self.search.register(None, self.inner.identity)
         self.record_references()
         self.away_since: float | None = None
+        self.running: Generator[int, None, str] | None = None  # a trial between two rungs
+        self.number = -1  # of that trial
 
     def record_references(self) -> None:
         """What the joint reward and the hypervolume are measured against; the first worker's stay."""
@@ -76,8 +87,9 @@ class Worker:
                                   m_base=base[memorization].value, scores=plain(base),
                                   base={"real": plain(real), "parameters": self.inner.units.total})
 
-    def step(self) -> Ended | str | None:
-        """Run one trial and give its outcome, or wait a moment if there is none to run now; the end of the study once it has come.
+    def step(self) -> Ended | Rung | str | None:
+        """Run a trial to its next rung, or to its end, whose outcome it gives, or wait a moment if there is none to run now; the end of the study once it
+        has come.
 
         A database that is away is asked again for OUTAGE_SECONDS, then StorageUnreachable is raised.
         """
@@ -85,16 +97,17 @@ class Worker:
         from hpo.trial import OUTAGE_SECONDS, run_trial
 
         try:
-            asked = self.search.ask()
-            self.away_since = None
-            if isinstance(asked, Ended):
-                log.info("%s", asked.reason)
-                return asked
-            if isinstance(asked, Asked):
-                log.info("trial %d: %s", asked.number, asked.candidate.words)
-                outcome = run_trial(self.search, self.inner, asked)
-                log.info("trial %d %s", asked.number, outcome)
-                return outcome
+            if self.running is None:
+                asked = self.search.ask()
+                self.away_since = None
+                if isinstance(asked, Ended):
+                    log.info("%s", asked.reason)
+                    return asked
+                if isinstance(asked, Asked):
+                    log.info("trial %d: %s", asked.number, asked.candidate.words)
+                    self.running, self.number = run_trial(self.search, self.inner, asked), asked.number
+            if self.running is not None:
+                return self.advance(self.running)
         except LeaseLost as error:  # while it was proposed: this process slept for longer than a lease
             log.warning("a trial was lost before it began: %s", error)
         except StorageUnreachable as error:
@@ -106,14 +119,38 @@ class Worker:
             time.sleep(WAIT_SECONDS)
         return None
 
-    def turn(self) -> Ended | str:
-        """Run one trial, waiting until there is one to run; its outcome, or the study's end. Raises Stopped."""
+    def advance(self, running: Generator[int, None, str]) -> Rung | str:
+        """On to the trial's next rung, or to its end."""
+        try:
+            steps = next(running)
+        except StopIteration as end:
+            self.running = None
+            log.info("trial %d %s", self.number, end.value)
+            return end.value
+        except BaseException:
+            self.running = None
+            raise
+        log.info("trial %d is evaluated at %d steps", self.number, steps)
+        return Rung(self.number, steps)
+
+    def turn(self) -> Ended | Rung | str:
+        """Run a trial to its next rung or end, waiting until there is one to run; or the study's end. Raises Stopped."""
         while True:
-            with stopping.interruptible():
-                pass  # a request to stop that came while a trial was told leaves here
+            try:
+                with stopping.interruptible():
+                    pass  # a request to stop that came while a rung was written leaves here
+            except Stopped:
+                self.give_back()
+                raise
             done = self.step()
             if done is not None:
                 return done
+
+    def give_back(self) -> None:
+        """Let others go on with a trial that is between two rungs."""
+        if self.running is not None:
+            self.running.close()
+            self.running = None
 
     def work(self) -> int:
         """Take trials until the study has ended; gives its exit status."""

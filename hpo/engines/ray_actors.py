@@ -37,9 +37,9 @@ class Bell:
 
 
 class StudyTrial(tune.Trainable):
-    """Joins the study once, and then runs one of its trials per Tune trial: the base model stays loaded.
+    """Joins the study once, and then runs one of its trials per Tune trial, a rung a step: the base model stays loaded.
 
-    A result has `refused` if this worker cannot take part, in the words for the user.
+    A result has the study's `trial` and its `steps` at a rung, and `refused` if this worker cannot take part, in the words for the user.
     """
 
     def setup(self, config: dict[str, Any], given: dict[str, Any], bell: Any) -> None:
@@ -66,14 +66,21 @@ class StudyTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
+        from hpo.worker import Rung
+
+        stopping.at_rest(None)
+        done = None
         try:
-            if self.refused is None and not stopping.requested.is_set():
-                self.worker.turn()
+            if self.refused is None:
+                done = self.worker.turn()
         except OUR_ERRORS as error:
             self.refused = one_line(error)
         except Stopped:
             pass
-        return {"done": True, "refused": self.refused}
+        rung = {"trial": done.trial, "steps": done.steps} if isinstance(done, Rung) else {}
+        if rung:
+            stopping.at_rest(self.worker.give_back)
+        return {"done": not rung, "refused": self.refused, **rung}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: what a trial needs to go on is in Postgres."""

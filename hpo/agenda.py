@@ -1,0 +1,98 @@
+"""What a study runs before it proposes anything of its own: the yardstick, the papers' methods, what was enqueued, repeats of the front."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from hpo.spaces.reference import BASELINES, YARDSTICK_METHOD, reference_candidate
+from storage import results
+from storage.leases import Counts
+from trainers.candidate import Candidate
+
+if TYPE_CHECKING:
+    from hpo.study import Search
+
+YARDSTICK = "yardstick"
+LIVE = ("RUNNING", "WAITING")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A candidate that is run on purpose. baseline: "yardstick", or a method's name where it is one of the papers' methods as published."""
+
+    candidate: Candidate
+    baseline: str | None = None
+    repeat: int = 0
+
+    @property
+    def yardstick(self) -> bool:
+        return self.baseline == YARDSTICK
+
+
+class Agenda:
+    """Reads the database only, so that any worker finds the same next entry."""
+
+    def __init__(self, search: Search):
+        self.search, self.store, self.settings = search, search.store, search.settings
+
+    def waits(self) -> bool:
+        """Whether nothing may run beside the yardstick, which is running, since rewards are measured by it."""
+        yardsticks = self.yardsticks()
+        return self.search.objectives.is_joint_reward and not self.is_there(yardsticks) and any(row.state in LIVE for row in yardsticks)
+
+    def next(self, counts: Counts) -> Entry | None:
+        return self.yardstick() or self.baseline() or self.queued() or self.repeated(counts)
+
+    def is_empty(self, counts: Counts) -> bool:
+        return self.next(counts) is None
+
+    # The yardstick: full fine-tuning for all steps comes first; if it fails for good, the next baseline by name.
+
+    def yardsticks(self) -> list[results.Baseline]:
+        return [row for row in results.baselines(self.store, self.search.id) if row.baseline == YARDSTICK]
+
+    def is_there(self, yardsticks: list[results.Baseline]) -> bool:
+        return any(row.state == "COMPLETE" for row in yardsticks)
+
+    def left(self, yardsticks: list[results.Baseline]) -> list[str]:
+        """Methods that may still become the yardstick."""
+        spent = {row.method for row in yardsticks if row.state == "FAIL"}
+        return [name for name in (YARDSTICK_METHOD, *sorted(set(BASELINES) - {YARDSTICK_METHOD})) if name not in spent]
+
+    def yardstick(self) -> Entry | None:
+        yardsticks = self.yardsticks()
+        if self.is_there(yardsticks) or any(row.state in LIVE for row in yardsticks):
+            return None
+        return next((Entry(self.reference(name), YARDSTICK) for name in self.left(yardsticks)), None)
+
+    def reference(self, method: str) -> Candidate:
+        return reference_candidate(method, self.settings.steps, self.settings.learning_rate_scale)
+
+    def baseline(self) -> Entry | None:
+        """The first of the papers' methods that was never begun, as a yardstick or not."""
+        if not self.settings.baselines:
+            return None
+        begun = {row.method for row in results.baselines(self.store, self.search.id)}
+        return next((Entry(self.reference(name), name) for name in BASELINES if name not in begun), None)
+
+    def queued(self) -> Entry | None:
+        """The first candidate of --enqueue or of a warm start's front that was never begun."""
+        return next((Entry(candidate) for candidate in map(Candidate.from_json, results.queued(self.store, self.search.id))
+                     if not results.is_known(self.store, self.search.id, candidate.hash)), None)
+
+    def repeated(self, counts: Counts) -> Entry | None:
+        """A point of the front that was run less often than --repeats says; at most half of all trials are repeats."""
+        if self.settings.repeats < 2 or not self.search.agenda_allows_repeats(counts):
+            return None
+        for row in results.front(self.store, self.settings.study):
+            candidate = Candidate.from_json(row["json"])
+            for repeat in range(1, self.settings.repeats):
+                if self.search.duplicate_of(candidate, repeat) is None:
+                    return Entry(candidate, repeat=repeat)
+        return None
+
+
+def at_steps(candidate: Candidate, steps: int) -> Candidate:
+    """The candidate that a rung of this one is."""
+    return replace(candidate, steps=steps)

@@ -1,0 +1,86 @@
+"""What a worker remembers of a study: evaluated rungs, as the sampler and the stopping rule are taught them. Reads only what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpo import objectives as objective_table
+from hpo.distributions import distributions_of
+from hpo.proposer import Point, Proposer
+from hpo.pruning import Pruner
+from storage import results, trials
+
+if TYPE_CHECKING:
+    from hpo.study import Search
+
+
+@dataclass
+class Recall:
+    """Everything in it follows from the database, in the order in which rungs were written there: a worker that joins late knows the same."""
+
+    search: Search
+
+    def __post_init__(self) -> None:
+        search, settings = self.search, self.search.settings
+        self.proposer = Proposer(settings.sampler, settings.seed, search.objectives.directions, lambda trial: search.space.propose(trial, search.bounds),
+                                 settings.ladder, constrained=bool(search.constraints))
+        self.pruner = Pruner(settings.reduction, settings.stop_confidence) if settings.pruner != "none" else None
+        self.recorded = 0
+        self.live: set[int] = set()
+        self.rewardless: list[trials.RungRow] = []  # read before the yardstick was finished, where the joint reward is the objective
+        self.m_yard: float | None = None
+
+    def refresh(self) -> None:
+        """Read what is new. Running trials first: one that ends in between is then known with all its rungs before it counts as ended."""
+        running = trials.running_trials(self.search.store, self.search.id)
+        rows = trials.rungs_since(self.search.store, self.search.id, self.recorded, replicates=self.pruner is not None)
+        for row in rows:
+            self.recorded = row.recorded
+            if row.yardstick and row.steps == row.own_steps:
+                self.m_yard = row.values[-1] if self.search.objectives.is_joint_reward else 0.0
+        for row in self.ready(rows):
+            self.learn(row)
+        for trial in running:
+            if trial.number not in self.live and trial.parameters:
+                self.proposer.started(trial.number, trial.parameters, distributions_of(trial.distributions), trial.system_attrs)
+        live = {trial.number for trial in running}
+        for number in sorted((self.live | {row.number for row in rows}) - live):
+            self.proposer.end(number)
+        self.live = live
+
+    def ready(self, rows: Sequence[trials.RungRow]) -> list[trials.RungRow]:
+        """Those of which the objectives are known: a joint reward is not before the yardstick is finished."""
+        if not self.search.objectives.is_joint_reward:
+            return list(rows)
+        waiting = self.rewardless + list(rows)
+        self.rewardless = waiting if self.m_yard is None else []
+        return [] if self.m_yard is None else waiting
+
+    def learn(self, row: trials.RungRow) -> None:
+        values = self.values(row.values)
+        if values is None:
+            return
+        if row.parameters:  # else the space has no answers that give it, so the sampler has no words for it
+            violations = [row.violations[name] for name in sorted(row.violations)]
+            self.proposer.learn(Point(row.number, row.steps, row.steps == row.own_steps, row.parameters, distributions_of(row.distributions),
+                                      [float(value) for value in values], violations, row.system_attrs))
+        if self.pruner is not None:
+            replicates = None if row.replicates is None else self.values(row.replicates)
+            self.pruner.learn(row.number, row.own_steps, row.steps, self.oriented(values), None if replicates is None else self.oriented(replicates).T)
+
+    def values(self, scores: Sequence[Any]) -> np.ndarray | None:
+        """The objectives' values, (m,) or (m, replicates), of the scores as they are stored; None where a joint reward does not exist."""
+        stored = np.asarray(scores, dtype=float)
+        if not self.search.objectives.is_joint_reward:
+            return stored
+        known = results.references(self.search.store, self.search.id)
+        reward = objective_table.joint_reward(self.search.objectives, self.search.settings.reward_weight, stored[0], stored[1], known.q_base, known.q_real,
+                                              known.m_base, self.m_yard)
+        return None if reward is None else np.asarray(reward)[None]
+
+    def oriented(self, values: np.ndarray) -> np.ndarray:
+        return np.stack([objective.oriented(each) for objective, each in zip(self.search.objectives.chosen, values)])
