@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from trainers.denoising import losses
-from trainers.fit import Evaluation
 from trainers.plan import Examples
+from trainers.training import Evaluation
 
 DRAWS = 2  # noise and timestep draws a picture
 PICTURES = 32  # measured a side at most: a point of the curve must cost a few steps, however many pictures are learned from

@@ -15,12 +15,13 @@ from training import PLAN, same, subset_of, trained
 
 from trainers.candidate import Candidate
 from trainers.errors import BadSelection, TrainingDiverged
-from trainers.fit import Evaluation, Examples, Plan, check_gradients, fit
+from trainers.fit import Evaluation, Examples, Plan, fit
 from trainers.loss import target_of
 from trainers.methods import METHODS
 from trainers.mitigations.hooks import Batch, TrainingHooks
 from trainers.sampling import initial_noise, sample
 from trainers.schedules import WARMUP_STEPS
+from trainers.training import check_gradients
 from trainers.units import REGIONS
 
 

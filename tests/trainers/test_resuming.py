@@ -211,7 +211,7 @@ def test_what_is_damaged_is_refused_and_never_unpickled(written, tmp_path, kind)
 
 def test_another_version_is_refused(written, tmp_path, monkeypatch):
     monkeypatch.setattr("trainers.resuming.VERSION", 99)
-    assert "version is 1, this program reads 99" in refusal(written)
+    assert "version is 2, this program reads 99" in refusal(written)
 
 
 def test_values_of_another_subset_are_refused(unet, units):
