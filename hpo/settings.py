@@ -32,7 +32,8 @@ DEVICE = r"auto|(?:cpu|cuda|mps|xpu)(?::\d+)?"  # what torch.device takes, and a
 LONGEST_NAME = 200  # characters of a study's name; Optuna's column has 512
 LARGEST = 2**31 - 1  # PostgreSQL's integer
 LEAST = {"trials": 1, "train_images": 10, "steps": 1, "batch_size": 1, "generated": 20, "sampling_steps": 2, "seed": 0, "workers": 1,
-         "warmup_steps": 0, "accumulate": 1, "held_out_every": 0, "checkpoint_every": 0, "rungs": 1, "repeats": 1}
+         "warmup_steps": 0, "accumulate": 1, "held_out_every": 0, "checkpoint_every": 0, "rungs": 1, "reduction": 2,
+         "repeats": 1}
 TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes", type(None): "left out"}
 METAVARS = {bool: "BOOL", int: "N", float: "NUMBER", str: "TEXT"}
 TRUTHS = {"true": True, "yes": True, "false": False, "no": False}
@@ -65,7 +66,7 @@ class Settings:
 
     steps: int = setting(200, "trial", "optimizer steps of the longest candidates", means=True)
     rungs: int = setting(3, "trial", "numbers of steps at which a trial is evaluated, and which candidates may have, up to --steps", means=True)
-    reduction: float = setting(3.0, "trial", "factor from one rung's steps to the next", means=True)
+    reduction: int = setting(3, "trial", "factor from one rung's steps to the next", means=True)
     batch_size: int = setting(32, "trial", "pictures a training step", means=True)
     generated: int = setting(120, "trial", "pictures generated a side for the scores", means=True)
     sampling_steps: int = setting(15, "trial", "solver steps of a generated picture", means=True)
@@ -145,10 +146,8 @@ class Settings:
             Resolution.read(self.resolution)
         if not 0 <= self.reward_weight <= 1:
             raise BadSetting(f"--reward-weight {self.reward_weight:g}: it is a share, take a number from 0 to 1")
-        if not 1 < self.reduction < math.inf:
-            raise BadSetting(f"--reduction {self.reduction:g}: rungs grow by it, take a number above 1, such as 3")
-        if not 0 < self.stop_confidence <= 1:
-            raise BadSetting(f"--stop-confidence {self.stop_confidence:g}: it is a share, take a number above 0 up to 1, such as 0.9")
+        if not 0 <= self.stop_confidence < 1:
+            raise BadSetting(f"--stop-confidence {self.stop_confidence:g}: it is a share that can be exceeded, take a number from 0 to below 1, such as 0.9")
         for name in ("gpus_per_trial", "learning_rate_scale", "guidance_scale", "hours", "max_seconds"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise BadSetting(f"{flag(name)} {getattr(self, name):g}: it must be above 0 and finite, give such a number")

@@ -58,7 +58,7 @@ def settings(model, data, tmp_path) -> Callable[..., Settings]:
     """Makes settings of trials of a second, each with a study of its own unless it is named."""
     def make(**changes) -> Settings:
         small = Settings(study=f"test-{uuid.uuid4().hex[:10]}", model=str(model / "base"), encoder=str(model / "clip"), data=str(data), trials=3,
-                         train_images=12, generated=20, steps=4, batch_size=8, sampling_steps=2, workers=1, device="cpu", out=str(tmp_path / "out"))
+                         train_images=12, generated=20, steps=4, rungs=2, reduction=2, batch_size=8, sampling_steps=2, workers=1, device="cpu", out=str(tmp_path / "out"))
         return replace(small, **changes)
 
     return make
