@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpo.spaces.reference import BASELINES, YARDSTICK_METHOD, reference_candidate
-from storage import results
+from storage import results, standing
 from storage.leases import Counts
 from trainers.candidate import Candidate
 
@@ -44,18 +44,15 @@ class Agenda:
     def next(self, counts: Counts) -> Entry | None:
         return self.yardstick() or self.baseline() or self.queued() or self.repeated(counts)
 
-    def is_empty(self, counts: Counts) -> bool:
-        return self.next(counts) is None
-
     # The yardstick: full fine-tuning for all steps comes first; if it fails for good, the next baseline by name.
 
-    def yardsticks(self) -> list[results.Baseline]:
-        return [row for row in results.baselines(self.store, self.search.id) if row.baseline == YARDSTICK]
+    def yardsticks(self) -> list[standing.Baseline]:
+        return [row for row in standing.baselines(self.store, self.search.id) if row.baseline == YARDSTICK]
 
-    def is_there(self, yardsticks: list[results.Baseline]) -> bool:
+    def is_there(self, yardsticks: list[standing.Baseline]) -> bool:
         return any(row.state == "COMPLETE" for row in yardsticks)
 
-    def left(self, yardsticks: list[results.Baseline]) -> list[str]:
+    def left(self, yardsticks: list[standing.Baseline]) -> list[str]:
         """Methods that may still become the yardstick."""
         spent = {row.method for row in yardsticks if row.state == "FAIL"}
         return [name for name in (YARDSTICK_METHOD, *sorted(set(BASELINES) - {YARDSTICK_METHOD})) if name not in spent]
@@ -73,26 +70,29 @@ class Agenda:
         """The first of the papers' methods that was never begun, as a yardstick or not."""
         if not self.settings.baselines:
             return None
-        begun = {row.method for row in results.baselines(self.store, self.search.id)}
+        begun = {row.method for row in standing.baselines(self.store, self.search.id)}
         return next((Entry(self.reference(name), name) for name in BASELINES if name not in begun), None)
 
     def queued(self) -> Entry | None:
         """The first candidate of --enqueue or of a warm start's front that was never begun."""
-        return next((Entry(candidate) for candidate in map(Candidate.from_json, results.queued(self.store, self.search.id))
-                     if not results.is_known(self.store, self.search.id, candidate.hash)), None)
-
-    def repeated(self, counts: Counts) -> Entry | None:
-        """A point of the front that was run less often than --repeats says; at most half of all trials are repeats."""
-        if self.settings.repeats < 2 or not self.search.agenda_allows_repeats(counts):
-            return None
-        for row in results.front(self.store, self.settings.study):
-            candidate = Candidate.from_json(row["json"])
-            for repeat in range(1, self.settings.repeats):
-                if self.search.duplicate_of(candidate, repeat) is None:
-                    return Entry(candidate, repeat=repeat)
+        for each in results.queue(self.store, self.search.id):
+            candidate = Candidate.from_json(each["candidate"])
+            if not standing.is_begun(self.store, self.search.id, candidate.hash) and self.search.duplicate_of(candidate, 0) is None:
+                return Entry(candidate)
         return None
 
+    def repeated(self, counts: Counts) -> Entry | None:
+        """A point of the front that was run less often than --repeats says; at most every second trial is a repeat."""
+        if self.settings.repeats < 2:
+            return None
+        missing = self.missing()
+        return missing if missing is not None and 2 * standing.repeats(self.store, self.search.id) < counts.finished + counts.running else None
 
-def at_steps(candidate: Candidate, steps: int) -> Candidate:
-    """The candidate that a rung of this one is."""
-    return replace(candidate, steps=steps)
+    def missing(self) -> Entry | None:
+        for candidate, repeats in standing.front_candidates(self.store, self.search.id):
+            if repeats < self.settings.repeats:
+                point = Candidate.from_json(candidate)
+                for repeat in range(1, self.settings.repeats):
+                    if self.search.duplicate_of(point, repeat) is None:
+                        return Entry(point, repeat=repeat)
+        return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from hpo import home
 from hpo.study import Asked, Search
 from hpo.tuning import Tuning
-from storage import leases, results
+from storage import leases, results, standing
 from trainers.base_model import unet_elements
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def save(search: Search, asked: Asked, tuning: Tuning, last: bool) -> None:
 
 def stays(search: Search, asked: Asked) -> bool:
     """Whether a finished trial's tensors and state are kept."""
-    return search.settings.keep == "all" or search.settings.keep == "front" and results.is_on_front(search.store, asked.id)
+    return search.settings.keep == "all" or search.settings.keep == "front" and standing.is_on_front(search.store, asked.id)
 
 
 def settle_state(search: Search, asked: Asked) -> None:
@@ -83,7 +83,7 @@ def tidy(search: Search) -> None:
 
     A file that is on another machine, or that may not be deleted, stays, and so does the note of it.
     """
-    for path in map(Path, results.droppable(search.store, search.id, WEIGHTS, STATE, everything=search.settings.keep == "all")):
+    for path in map(Path, standing.droppable(search.store, search.id, WEIGHTS, STATE, everything=search.settings.keep == "all")):
         if is_seen(path) and discard(path):
             results.forget_artifact(search.store, str(path))
 

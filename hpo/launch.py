@@ -52,7 +52,7 @@ def search(settings: Settings, console: Console | None = None) -> Found:
     what = identity(settings, dealt)
     home.study_folder(settings.out, settings.study).mkdir(parents=True, exist_ok=True)
     study = Search(store, settings)
-    registered = study.register(settings.trials, what)
+    registered = study.register(settings.trials, what, queue_of(study))
     announce(settings, study, registered, dealt.warnings, console)
     threading.Thread(target=picture.load_libraries, name="drawing", daemon=True).start()
     try:
@@ -65,6 +65,16 @@ def search(settings: Settings, console: Console | None = None) -> Found:
         say(console, "interrupted: running trials were given back, run the same command again to go on")
         status = INTERRUPTED
     return show(settings, study, console, status)
+
+
+def queue_of(study) -> list[dict]:
+    """What is run before anything is proposed: --enqueue's candidates and the front of --warm-start. Raises BadSetting, UnknownStudy."""
+    from hpo import warm_start
+
+    given = study.settings
+    own = [] if given.enqueue is None else [{"candidate": each.to_json(), "why": "enqueued"} for each in warm_start.enqueued(study, given.enqueue)]
+    front = [] if given.warm_start is None else warm_start.front(study, given.warm_start)
+    return own + [{"candidate": each.to_json(), "why": f"on the front of {given.warm_start}"} for each in front]
 
 
 def say(console: Console, line: str) -> None:
@@ -88,15 +98,15 @@ def announce(settings: Settings, study, registered, warnings: list[str], console
 def show(settings: Settings, study, console: Console, status: int) -> Found:
     """The front as a table and as pictures, and the lines that open the dashboard and give the same front in SQL."""
     from hpo import picture, table
-    from storage import results
+    from storage import leases, results
 
     rows = results.front(study.store, settings.study)
     folder = home.study_folder(settings.out, settings.study)
     known = results.references(study.store, study.id)
     base = dict(known.scores) if known is not None else {}
-    points = results.trials(study.store, settings.study)
-    finished = sum(row["state"] == "COMPLETE" for row in points)
-    drawn = points, study.objectives, base, f"{settings.study}: front of {len(rows)} among {finished} finished trials"
+    points = results.rungs(study.store, settings.study)
+    counts = leases.counts(study.store, study.id)
+    drawn = points, study.objectives, base, f"{settings.study}: front of {len(rows)} among {len(points)} rungs of {counts.finished} finished trials"
     found = Found(rows, folder / "front.png", folder / "front.html", status)
     picture.write_png(found.png, *drawn)
     picture.write_html(found.html, *drawn)

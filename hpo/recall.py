@@ -12,7 +12,7 @@ from hpo import objectives as objective_table
 from hpo.distributions import distributions_of
 from hpo.proposer import Point, Proposer
 from hpo.pruning import Pruner
-from storage import results, trials
+from storage import results, standing, trials
 
 if TYPE_CHECKING:
     from hpo.study import Search
@@ -46,7 +46,7 @@ class Recall:
             self.learn(row)
         for trial in running:
             if trial.number not in self.live and trial.parameters:
-                self.proposer.started(trial.number, trial.parameters, distributions_of(trial.distributions), trial.system_attrs)
+                self.proposer.started(trial.number, trial.parameters, distributions_of(trial.distributions), self.attributes(trial.trial_id))
         live = {trial.number for trial in running}
         for number in sorted((self.live | {row.number for row in rows}) - live):
             self.proposer.end(number)
@@ -67,10 +67,14 @@ class Recall:
         if row.parameters:  # else the space has no answers that give it, so the sampler has no words for it
             violations = [row.violations[name] for name in sorted(row.violations)]
             self.proposer.learn(Point(row.number, row.steps, row.steps == row.own_steps, row.parameters, distributions_of(row.distributions),
-                                      [float(value) for value in values], violations, row.system_attrs))
+                                      [float(value) for value in values], violations, self.attributes(row.trial_id)))
         if self.pruner is not None:
             replicates = None if row.replicates is None else self.values(row.replicates)
             self.pruner.learn(row.number, row.own_steps, row.steps, self.oriented(values), None if replicates is None else self.oriented(replicates).T)
+
+    def attributes(self, trial_id: int) -> dict[str, Any]:
+        """What a sampler left with a trial: NSGA-II its generation, the others nothing that counts."""
+        return standing.system_attributes(self.search.store, trial_id) if self.search.settings.sampler == "nsga2" else {}
 
     def values(self, scores: Sequence[Any]) -> np.ndarray | None:
         """The objectives' values, (m,) or (m, replicates), of the scores as they are stored; None where a joint reward does not exist."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +27,7 @@ from hpo.spaces.base import Trained
 from hpo.spaces.sites import sites_of
 from metrics.encoders import PIXELS
 from metrics.scores import SCORES, Scores
-from storage import leases, results, trials
+from storage import leases, results, standing, trials
 from storage.errors import StudyFull
 from storage.store import Store
 from trainers.candidate import Candidate
@@ -115,8 +115,9 @@ class Search:
         """What a candidate trains, by the shapes of the U-Net."""
         return Trained(model_folder(self.settings))
 
-    def register(self, asked_for: int | None, identity: dict[str, str | int]) -> results.Registered:
-        """Create the study's row or join it; None: a worker that joins. Raises SettingsDiffer where a setting that means something differs."""
+    def register(self, asked_for: int | None, identity: dict[str, str | int], queue: Sequence[Mapping[str, Any]] = ()) -> results.Registered:
+        """Create the study's row or join it; None: a worker that joins. queue: what is run before anything is proposed. Raises SettingsDiffer where a setting
+        that means something differs."""
         if asked_for is not None:
             self.space.check(self.bounds)
         # A user's space is compared by content, like model and data: its path may be another.
@@ -126,7 +127,9 @@ class Search:
         directions = {name: score.direction for name, score in SCORES.items()}
         registered = results.register(self.store, self.id, asked_for, binding, self.free(), objectives=self.objectives.names, directions=directions,
                                       quality=self.objectives.quality, memorization=self.objectives.memorization,
-                                      reward_weight=self.settings.reward_weight)
+                                      reward_weight=self.settings.reward_weight, queue=queue)
+        if queue and not registered.created:
+            results.append_to_queue(self.store, self.id, queue)
         if asked_for is not None:  # a new launch: whatever made trials fail before may have been mended
             with leases.translated():
                 self.study.set_user_attr(FAILED_BEFORE, leases.counts(self.store, self.id).failed)
@@ -140,7 +143,7 @@ class Search:
         for name in PATHS:
             if free[name] is not None and is_place(name, free[name]):
                 free[name] = str(Path(free[name]).absolute())
-        return {**free, "space": self.space.name}
+        return {**free, "space": self.space.name, "deadline": None if self.settings.hours is None else leases.now(self.store) + 3600 * self.settings.hours}
 
     # Asking.
 
@@ -183,7 +186,8 @@ class Search:
         """A trial that another worker left, or that a user enqueued through Optuna."""
         if taken.candidate is not None:
             candidate = Candidate.from_json(taken.candidate)
-            return Asked(taken.trial_id, taken.number, candidate, self.rungs_of(candidate), taken.repeat, taken.baseline, dict(taken.rungs))
+            known = self.paid(candidate, taken.repeat) | dict(taken.rungs)
+            return Asked(taken.trial_id, taken.number, candidate, self.rungs_of(candidate), taken.repeat, taken.baseline, known)
         self.recall.refresh()
         try:
             proposal = self.recall.proposer.propose(taken.number, taken.fixed_params)
@@ -196,7 +200,7 @@ class Search:
         if why is not None:
             trials.tell(self.store, taken.trial_id, why[0], state="FAIL", values=None, reason=why[1], own_cause=True)
             return None
-        return Asked(taken.trial_id, taken.number, candidate, self.rungs_of(candidate))
+        return Asked(taken.trial_id, taken.number, candidate, self.rungs_of(candidate), known=self.paid(candidate))
 
     def begin(self, entry: Entry) -> Asked | None:
         """A trial of a candidate that was not proposed by the sampler. Yardstick and baselines are run whatever the constraints say."""
@@ -228,7 +232,11 @@ class Search:
                                internal=internal, user_attrs=attributes, system_attrs=proposal.system_attrs, outcome=outcome, reason=reason)
         if why is not None:
             return None
-        return Asked(started.trial_id, started.number, candidate, self.rungs_of(candidate), entry.repeat, entry.baseline, {})
+        return Asked(started.trial_id, started.number, candidate, self.rungs_of(candidate), entry.repeat, entry.baseline, self.paid(candidate, entry.repeat))
+
+    def paid(self, candidate: Candidate, repeat: int = 0) -> dict[int, float]:
+        """Rungs below the candidate's own steps that another trial has evaluated: they are trained again only where no state was kept, and never measured again."""
+        return {steps: 0.0 for steps in trials.known_rungs(self.store, self.id, candidate.root, repeat) if steps < candidate.steps}
 
     def row(self, candidate: Candidate, entry: Entry | None = None) -> trials.CandidateRow:
         trainable = self.trainable(candidate)
@@ -297,7 +305,7 @@ class Search:
 
     def stable(self) -> str | None:
         """In words that the front has stopped growing: see STABLE_TRIALS. Counted from the yardstick's end on."""
-        volumes = results.hypervolumes(self.store, self.id)
+        volumes = standing.hypervolumes(self.store, self.id)
         if len(volumes) <= STABLE_TRIALS or volumes[-1] > (1 + STABLE_GROWTH) * volumes[-1 - STABLE_TRIALS]:
             return None
         return f"the front is stable: its hypervolume grew by less than {STABLE_GROWTH:.0%} over the last {STABLE_TRIALS} finished trials"
@@ -307,7 +315,7 @@ class Search:
         said = f"the space is exhausted: {MOST_DUPLICATES} proposals in a row were known already"
         if not failed:
             return Ended(0, said)
-        worked = results.has_worked(self.store, self.id)
+        worked = standing.has_worked(self.store, self.id)
         return Ended(0 if worked else 1, f"{said}, {failed} trials failed: {self.reasons()}")
 
     def reasons(self, most: int = 3) -> str:
@@ -323,8 +331,8 @@ class Search:
         candidate = asked.at(steps)
         measured = [self.objectives.quality, self.objectives.memorization] if self.objectives.is_joint_reward else self.objectives.names
         violations = self.constraints.after(scores, trainable, self.trained.units.total, seconds, memory)
-        trials.record_rung(self.store, asked.id, steps, candidate.hash, candidate.words, [scores[name].value for name in measured], plain(scores), seconds,
-                           memory, violations)
+        trials.record_rung(self.store, asked.id, steps, candidate.hash, candidate.words, [scores[name].value for name in measured],
+                           {name: (*ends, scores[name].replicates) for name, ends in plain(scores).items()}, seconds, memory, violations)
         if self.settings.pruner == "none" or asked.exempt or steps == asked.candidate.steps:
             return False
         self.recall.refresh()
@@ -336,7 +344,7 @@ class Search:
 
     def finish(self, asked: Asked, stopped: bool = False) -> str:
         """Tell a trial whose last rung is written; gives its outcome: failed if its joint reward does not exist. Raises LeaseLost."""
-        values = None if stopped else results.objective_values(self.store, asked.id, asked.candidate.steps)
+        values = None if stopped else standing.values_at(self.store, asked.id, asked.candidate.steps)
         if not stopped and self.objectives.is_joint_reward:
             reward = self.reward(asked, *values)
             if reward is None:
@@ -350,7 +358,8 @@ class Search:
     def note_volume(self, asked: Asked) -> None:
         found = volume.hypervolume(self.store, self.settings.study, self.id, self.objectives)
         if found is not None:
-            results.record_hypervolume(self.store, asked.id, found)
+            finished = leases.counts(self.store, self.id).finished
+            trials.record_hypervolume(self.store, asked.id, finished, standing.busy_seconds(self.store, self.id), found)
 
     def reward(self, asked: Asked, q: float, m: float) -> float | None:
         if not asked.yardstick:
@@ -386,6 +395,6 @@ def is_place(name: str, given: str) -> bool:
     return name in ("out", "checkpoints") or (Path(given).exists() and (name, given) != ("encoder", PIXELS))
 
 
-def plain(scores: Scores) -> dict[str, tuple[float, float, float, Any]]:
-    """Scores as the store takes them, with their replicates."""
-    return {name: (float(each.value), float(each.low), float(each.high), each.replicates) for name, each in scores.items()}
+def plain(scores: Scores) -> dict[str, tuple[float, float, float]]:
+    """Scores as the store takes them: value, low, high."""
+    return {name: (float(each.value), float(each.low), float(each.high)) for name, each in scores.items()}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
-import time
-from collections.abc import Callable, Generator
-from typing import TypeVar
+from collections.abc import Generator
+from contextlib import ExitStack
+from functools import partial
 
 import torch
 
@@ -19,14 +19,12 @@ from hpo.tuning import Tuning
 from metrics.errors import MetricError
 from storage import leases, results
 from storage.errors import LeaseLost, StorageError, StorageUnreachable
+from storage.retrying import retrying
 from trainers.errors import TrainerError
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 LONGEST_REASON = 500  # characters
-OUTAGE_SECONDS = 120.0  # how long a database may be away before a worker gives up
-RETRY_SECONDS = 1.0
 
 
 def run_trial(search: Search, inner: InnerLoop, asked: Asked) -> Generator[int, None, str]:
@@ -64,7 +62,7 @@ def evaluate(search: Search, inner: InnerLoop, asked: Asked) -> Generator[int, N
     left = [steps for steps in asked.rungs if steps not in asked.known]
     before = max(asked.known.values(), default=0.0)
     if not left:  # the worker that measured the last rung died before it told
-        return patiently(asked, lambda: search.finish(asked))
+        return retrying(lambda: search.finish(asked))
     with leases.Heartbeat(search.store, asked.id) as heartbeat:
         def on_stage(stage: str) -> None:
             if heartbeat.lost.is_set():
@@ -77,18 +75,18 @@ def evaluate(search: Search, inner: InnerLoop, asked: Asked) -> Generator[int, N
             except StorageUnreachable as error:  # all points are written again at each rung
                 log.warning("trial %d: a point of its loss curve could not be written: %s", asked.number, error)
 
-        with stopping.interruptible():
-            tuning = Tuning(inner, asked.candidate, asked.repeat, on_stage, keeping.state_path(search, asked), on_loss).__enter__()
-        with tuning:
+        with ExitStack() as stack:
+            with stopping.interruptible():
+                tuning = stack.enter_context(Tuning(inner, asked.candidate, asked.repeat, on_stage, keeping.state_path(search, asked), on_loss))
             for steps in left:
                 with stopping.interruptible():
                     result = tuning.to(steps)
                     keeping.keep(search, asked, tuning)
-                stop = patiently(asked, lambda: write(search, asked, result, before + result.seconds["total"]))
+                stop = retrying(partial(write, search, asked, result, before + result.seconds["total"]))
                 last = stop or steps == asked.candidate.steps
                 keeping.save(search, asked, tuning, last)
                 if last:
-                    return patiently(asked, lambda: search.finish(asked, stop))
+                    return retrying(partial(search.finish, asked, stop))
                 yield steps
     raise AssertionError("a trial ends at its last rung")
 
@@ -100,24 +98,10 @@ def write(search: Search, asked: Asked, result: Result, seconds: float) -> bool:
     return search.report(asked, result.steps, result.scores, result.trainable, seconds, result.memory)
 
 
-def patiently(asked: Asked, call: Callable[[], T]) -> T:
-    """Call, again and again while the database is away for a moment: everything that is called here may be done twice."""
-    until = time.monotonic() + OUTAGE_SECONDS
-    while True:
-        try:
-            with leases.translated():
-                return call()
-        except StorageUnreachable as error:
-            if time.monotonic() > until:
-                raise
-            log.warning("trial %d: the database is away, trying again: %s", asked.number, error)
-            time.sleep(RETRY_SECONDS)
-
-
 def fail(search: Search, asked: Asked, error: Exception) -> str:
     log.warning("trial %d failed: %s", asked.number, reason_of(error))
     try:
-        return patiently(asked, lambda: search.fail(asked, reason_of(error), own_cause=is_own_cause(error)))
+        return retrying(lambda: search.fail(asked, reason_of(error), own_cause=is_own_cause(error)))
     except LeaseLost as lost:
         log.warning("trial %d was lost: %s", asked.number, lost)
         return "lost"

@@ -7,7 +7,7 @@ from typing import Any
 
 from hpo import objectives as objective_table
 from hpo.objectives import Objectives
-from storage import results
+from storage import results, standing
 from storage.store import Store
 
 
@@ -27,7 +27,7 @@ def hypervolume(store: Store, study: str, study_id: int, objectives: Objectives)
 
     Of the joint reward, how far the best is above the worse of the base's, which is 0, and the yardstick's.
     """
-    known, yardstick = results.references(store, study_id), results.yardstick(store, study)
+    known, yardstick = results.references(store, study_id), standing.yardstick(store, study)
     if known is None or yardstick is None:
         return None
     front = results.front(store, study)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpo.errors import BadSetting
 from hpo.proposer import Point
-from storage import results, trials
+from storage import results, standing, trials
 from trainers.candidate import Candidate, rounded
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def source(search: Search, name: str) -> Source:
     if tuple(stored["objectives"]) != search.objectives.names:
         raise BadSetting(f"--warm-start {name}: its objectives are {','.join(stored['objectives'])}, this study's are {','.join(search.objectives.names)}: "
                          "take a study with the same ones, or other --objectives")
-    known, yardstick = results.references(search.store, id), results.yardstick(search.store, name)
+    known, yardstick = results.references(search.store, id), standing.yardstick(search.store, name)
     if known is None or yardstick is None:
         raise BadSetting(f"--warm-start {name}: its yardstick is not finished, so nothing tells how its scores compare with this study's: finish it first")
     names = [] if search.objectives.is_joint_reward else search.objectives.names
@@ -56,7 +58,7 @@ def adapted(candidate: Candidate, source: Source, search: Search) -> Candidate:
 def front(search: Search, name: str) -> list[Candidate]:
     """The source's front as candidates of this study; those that this base model cannot have are left out."""
     found = source(search, name)
-    candidates = [adapted(Candidate.from_json(row), found, search) for row in results.front_candidates(search.store, found.id)]
+    candidates = [adapted(Candidate.from_json(row), found, search) for row, _ in standing.front_candidates(search.store, found.id)]
     return [candidate for candidate in dict.fromkeys(candidates) if search.trained.reason(candidate) is None]
 
 
@@ -83,11 +85,8 @@ def scaled(value: float, base: float, yardstick: float, new_base: float, new_yar
     return new_base + (value - base) * slope
 
 
-def enqueued(search: Search, path: str) -> list[dict[str, Any]]:
-    """The candidates of --enqueue, JSON objects one a line, as `python -m hpo.front --format json` names them. Raises BadSetting naming the line."""
-    import json
-    from pathlib import Path
-
+def enqueued(search: Search, path: str) -> list[Candidate]:
+    """The candidates of --enqueue, JSON objects one a line as `Candidate.to_json` gives them. Raises BadSetting naming the line."""
     try:
         lines = [(number, line) for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
@@ -97,11 +96,11 @@ def enqueued(search: Search, path: str) -> list[dict[str, Any]]:
         try:
             candidate = Candidate.from_json(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadSetting(f"--enqueue {path}: line {number} is no candidate ({type(error).__name__}: {error}), write one as column candidate_json of "
-                             "rung_scores has it") from error
+            raise BadSetting(f"--enqueue {path}: line {number} is no candidate ({type(error).__name__}: {error}), write one as "
+                             "python -m hpo.front --format candidates does") from error
         if not 1 <= candidate.steps <= search.settings.steps:
             raise BadSetting(f"--enqueue {path}: line {number} has {candidate.steps} steps, this study's trials have 1 to {search.settings.steps}")
         if (why := search.trained.reason(candidate)) is not None:
             raise BadSetting(f"--enqueue {path}: line {number}: {why}")
-        found.append(candidate.to_json())
+        found.append(candidate)
     return found

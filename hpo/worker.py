@@ -20,6 +20,7 @@ from hpo.settings import Settings, check_device
 from hpo.stopping import Stopped
 from storage import results
 from storage.errors import LeaseLost, StorageUnreachable, UnknownStudy
+from storage.retrying import PATIENCE_SECONDS
 from storage.store import Store, open_store, worker_name
 
 if TYPE_CHECKING:
@@ -91,10 +92,10 @@ class Worker:
         """Run a trial to its next rung, or to its end, whose outcome it gives, or wait a moment if there is none to run now; the end of the study once it
         has come.
 
-        A database that is away is asked again for OUTAGE_SECONDS, then StorageUnreachable is raised.
+        A database that is away is asked again for PATIENCE_SECONDS, then StorageUnreachable is raised.
         """
         from hpo.study import Asked, Ended
-        from hpo.trial import OUTAGE_SECONDS, run_trial
+        from hpo.trial import run_trial
 
         try:
             if self.running is None:
@@ -112,7 +113,7 @@ class Worker:
             log.warning("a trial was lost before it began: %s", error)
         except StorageUnreachable as error:
             self.away_since = self.away_since or time.monotonic()
-            if time.monotonic() - self.away_since > OUTAGE_SECONDS:
+            if time.monotonic() - self.away_since > PATIENCE_SECONDS:
                 raise
             log.warning("the database is away, trying again: %s", error)
         with stopping.interruptible():

@@ -12,7 +12,7 @@ from pathlib import Path
 import launching
 import pytest
 import sqlalchemy
-from finished_study import scores
+from finished_study import scores, tell
 
 from hpo.settings import Settings
 from hpo.study import Asked, Search
@@ -97,7 +97,7 @@ def finish() -> Callable[..., Asked]:
     def make(search: Search, fd: float = 1.0, copy_excess: float = 1.0) -> Asked:
         asked = search.ask()
         assert isinstance(asked, Asked), asked
-        search.finish(asked, scores(fd, copy_excess), 1.0)
+        tell(search, asked, scores(fd, copy_excess))
         return asked
 
     return make
