@@ -37,7 +37,8 @@ class AsAsked:
 
     def comparable(self, parameters: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
         known = self.known
-        return {name: value for name, value in parameters.items() if name != STEPS and are_alike(known[name], distributions[name])}
+        return {name: value for name, value in parameters.items()
+                if name != STEPS and name in known and are_alike(known[name], distributions[name])}
 
     def clipped(self, steps: int) -> int:
         return min(max(steps, self.known[STEPS].low), self.known[STEPS].high)
@@ -87,12 +88,30 @@ def union(one: BaseDistribution, other: BaseDistribution) -> BaseDistribution:
     return IntDistribution(low, high, log=one.log, step=one.step if same_grid else 1)
 
 
-def centre(distribution: BaseDistribution) -> Any:
-    """The middle of a range, on its scale and its grid; the first of choices."""
+def at(distribution: BaseDistribution, place: float) -> Any:
+    """The value at a place from 0 to 1 of a range, on its scale and grid, each of a grid with an equal share; of choices likewise."""
     if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[0]
-    low, high, step = distribution.low, distribution.high, distribution.step
-    middle = math.sqrt(low * high) if distribution.log else (low + high) / 2
-    if step is None:
-        return middle
-    return low + round((middle - low) / step) * step
+        return distribution.choices[min(int(place * len(distribution.choices)), len(distribution.choices) - 1)]
+    low, high = ends(distribution)
+    value = math.exp(low + place * (high - low)) if distribution.log else low + place * (high - low)
+    if distribution.step is not None:
+        value = distribution.low + round((value - distribution.low) / distribution.step) * distribution.step
+    return min(max(value, distribution.low), distribution.high)
+
+
+def place(distribution: BaseDistribution, value: float) -> float:
+    """The inverse of `at`, of a range."""
+    low, high = ends(distribution)
+    return 0.5 if low == high else ((math.log(value) if distribution.log else value) - low) / (high - low)
+
+
+def ends(distribution: BaseDistribution) -> tuple[float, float]:
+    """Half a step beyond a range at both ends, on its scale."""
+    half = (distribution.step or 0) / 2
+    low, high = distribution.low - half, distribution.high + half
+    return (math.log(low), math.log(high)) if distribution.log else (low, high)
+
+
+def centre(distribution: BaseDistribution) -> Any:
+    """The middle of a range; the first of choices."""
+    return at(distribution, 0.0 if isinstance(distribution, CategoricalDistribution) else 0.5)

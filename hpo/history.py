@@ -12,7 +12,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.flat import AsAsked
+from hpo.flat import STEPS, AsAsked
 
 NAME = "history"
 
@@ -69,6 +69,7 @@ class History:
         self.study = optuna.create_study(study_name=NAME, storage=self.storage, directions=self.directions,
                                          sampler=optuna.samplers.RandomSampler(seed=0))
         self.id = self.storage.get_study_id_from_name(NAME)
+        self.tried: set[frozenset] = set()  # candidates but for their steps
         self.bred = 0  # generations whose parents Optuna has noted with this study
         for point in self.points:
             self.add(point)
@@ -91,6 +92,7 @@ class History:
 
     def add(self, point: Point) -> None:
         shown = self.view.shown(point.parameters, point.distributions, point.steps)
+        self.tried.add(without_steps(shown[0]))
         trial = frozen(TrialState.COMPLETE, *shown, point.system_attrs, point.values)
         for i in range(self.width):  # the GP needs equally many from each; who was measured without them meets them
             trial.set_constraint(str(i), point.violations[i] if i < len(point.violations) else 0.0)
@@ -109,6 +111,12 @@ class History:
         shown = self.view.shown(trial.parameters, trial.distributions, trial.steps)
         return self.storage.create_new_trial(self.id, frozen(TrialState.RUNNING, *shown, trial.system_attrs))
 
+    def was_tried(self, parameters: dict[str, Any]) -> bool:
+        """Whether a trial with these parameters as samplers see them, but for the steps, was evaluated or runs."""
+        key = without_steps(parameters)
+        return key in self.tried or any(key == without_steps(self.view.shown(trial.parameters, trial.distributions, trial.steps)[0])
+                                        for trial, _ in self.running.values())
+
     def stop(self, number: int) -> None:
         _, trial_id = self.running.pop(number, (None, None))
         if trial_id is not None:
@@ -122,6 +130,10 @@ class History:
 
     def drop(self, trial_id: int) -> None:
         self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
+
+
+def without_steps(parameters: dict[str, Any]) -> frozenset:
+    return frozenset((name, value) for name, value in parameters.items() if name != STEPS)
 
 
 def frozen(state: TrialState, parameters: dict, distributions: dict, system_attrs: Mapping[str, Any], values: Sequence[float] | None = None) -> Taught:

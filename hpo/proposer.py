@@ -10,9 +10,10 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler
+from optuna.trial import FixedTrial, FrozenTrial
 
 from hpo.errors import SearchError
-from hpo.flat import STEPS, AsAsked, Flat, are_alike
+from hpo.flat import STEPS, AsAsked, Flat, are_alike, at
 from hpo.history import History, Point, Running
 from hpo.samplers import LAST, NOTHING, RANDOM_TRIALS, RUNGS, SAMPLERS, made, random
 from hpo.spaces.base import BadProposal
@@ -58,14 +59,27 @@ class Proposer(Generic[T]):
 
     def probe(self) -> None:
         """Find the union of all parameters, so that what is learnt need not be shown anew time and again."""
-        study = optuna.create_study(sampler=random(seed_of(self.seed, 0, PROBE_STREAM)))
+        generator = np.random.RandomState(seed_of(self.seed, 0, PROBE_STREAM))
         for _ in range(PROBES):
-            trial = study.ask()
-            try:
-                self.space(trial)
-            except SearchError:  # no candidate; its trial will say so when it is proposed
-                pass
+            trial = Wished({}, generator, ())
+            self.gives(trial)
             self.history.view.meet(trial.distributions)
+
+    def gives(self, trial: Wished) -> bool:
+        """Whether the space has a candidate for this trial."""
+        try:
+            self.space(trial)
+        except SearchError:  # a trial that is proposed says why
+            return False
+        return True
+
+    def reach(self, wishes: dict[str, Any], generator: np.random.RandomState) -> dict[str, Any] | None:
+        """See `hpo.gaussian.Reach`."""
+        trial = Wished(wishes, generator, self.rungs)
+        if not self.gives(trial):
+            return None
+        point, _ = self.history.view.shown(trial.params, trial.distributions, trial.params.get(STEPS, self.rungs[-1]))
+        return None if self.history.was_tried(point) else point
 
     def learn(self, point: Point) -> None:
         """An evaluated rung. Raises ValueError where its values are not finite, or not as many as the objectives."""
@@ -98,7 +112,7 @@ class Proposer(Generic[T]):
         """
         seed = seed_of(self.seed, number)
         ready = not self.setup.starts or len(self.learnt) >= RANDOM_TRIALS
-        answers = Answers(made(self.setup.make if ready else random, seed), self.history, seed, self.rungs if self.setup.whole else (),
+        answers = Answers(made(self.setup.make if ready else random, seed, self.reach), self.history, seed, self.rungs if self.setup.whole else (),
                           fixed or {})
         trial, trial_id = self.history.ask(answers)
         try:
@@ -110,6 +124,27 @@ class Proposer(Generic[T]):
             self.history.drop(trial_id)
 
 
+class Wished(FixedTrial):
+    """A trial that answers a space as wished where the space allows it, and at random elsewhere. In no study, and light: asked 1,000 times a proposal."""
+
+    def __init__(self, wishes: dict[str, Any], generator: np.random.RandomState, rungs: tuple[int, ...]):
+        super().__init__({})
+        self.wishes, self.generator, self.rungs = wishes, generator, rungs
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        if name not in self._params:
+            self._params[name] = self.answer(name, distribution)
+        return super()._suggest(name, distribution)
+
+    def answer(self, name: str, distribution: BaseDistribution) -> Any:
+        whole = last_of(self.rungs, distribution) if name == STEPS else None
+        if whole is not None:
+            return whole
+        if name in self.wishes and holds(distribution, self.wishes[name]):
+            return self.wishes[name]
+        return at(distribution, self.generator.rand())
+
+
 class Answers(BaseSampler):
     """A space's questions put to one of Optuna's samplers, which sees other distributions than the space asks for: of steps, and of what differs
     from trial to trial. So all that it proposed at once is looked up by name, and taken if the question allows it.
@@ -118,20 +153,21 @@ class Answers(BaseSampler):
     """
 
     def __init__(self, inner: BaseSampler, history: History, seed: int, rungs: tuple[int, ...], fixed: Mapping[str, Any]):
-        self.inner, self.history, self.random, self.rungs, self.fixed = inner, history, random(seed), rungs, fixed
+        self.inner, self.history, self.random, self.rungs, self.fixed = inner, history, optuna.samplers.RandomSampler(seed), rungs, fixed
         self.proposed: dict[str, Any] | None = None
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> dict[str, BaseDistribution]:
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return {}
 
-    def sample_relative(self, study: optuna.Study, trial: optuna.trial.FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         return {}
 
-    def sample_independent(self, study: optuna.Study, trial: optuna.trial.FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
+    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
         if param_name in self.fixed:
             return allowed(param_name, self.fixed[param_name], param_distribution)
-        if param_name == STEPS and (offered := [rung for rung in self.rungs if holds(param_distribution, rung)]):
-            return offered[-1]
+        whole = last_of(self.rungs, param_distribution) if param_name == STEPS else None
+        if whole is not None:
+            return whole
         proposed = self.relative(study, trial)
         if param_name in proposed and holds(param_distribution, proposed[param_name]):
             return proposed[param_name]
@@ -139,7 +175,7 @@ class Answers(BaseSampler):
         sampler = self.inner if are_alike(known, param_distribution) else self.random  # TPE fails on values of another kind
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
-    def relative(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    def relative(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
         """All that the sampler proposes at once; not before something is asked, since a model's proposal takes seconds."""
         if self.proposed is None:
             if isinstance(self.inner, NSGAIISampler):
@@ -147,12 +183,12 @@ class Answers(BaseSampler):
             self.proposed = self.inner.sample_relative(study, trial, self.inner.infer_relative_search_space(study, trial))
         return self.proposed
 
-    def prepare(self, trial: optuna.trial.FrozenTrial) -> None:
+    def prepare(self, trial: FrozenTrial) -> None:
         """A trial all of whose answers were fixed belongs to a generation too."""
         if isinstance(self.inner, NSGAIISampler):
             self.relative(self.history.study, trial)
 
-    def breed(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+    def breed(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Select the parents of each generation in turn: Optuna recurses from the newest down, too deep where a history was rebuilt."""
         generation = self.inner.get_trial_generation(study, trial)
         for each in range(self.history.bred + 1, generation + 1):
@@ -163,6 +199,11 @@ class Answers(BaseSampler):
 def seed_of(seed: int, number: int, *stream: int) -> int:
     """A random state is not in the store; a seed of each trial's own makes a resumed study go on as an unbroken one would."""
     return int(np.random.SeedSequence([seed, number, *stream]).generate_state(1)[0])
+
+
+def last_of(rungs: tuple[int, ...], distribution: BaseDistribution) -> int | None:
+    """The last rung that is offered, if any is."""
+    return next((rung for rung in reversed(rungs) if holds(distribution, rung)), None)
 
 
 def holds(distribution: BaseDistribution, value: Any) -> bool:
@@ -179,9 +220,9 @@ def allowed(name: str, value: Any, distribution: BaseDistribution) -> Any:
     return value
 
 
-def internal(trial: optuna.trial.FrozenTrial) -> dict[str, float]:
+def internal(trial: FrozenTrial) -> dict[str, float]:
     return {name: float(trial.distributions[name].to_internal_repr(value)) for name, value in trial.params.items()}
 
 
-def attributes(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+def attributes(trial: FrozenTrial) -> dict[str, Any]:
     return {name: value for name, value in trial.system_attrs.items() if RELATIVE not in name}

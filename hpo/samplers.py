@@ -11,6 +11,7 @@ import optuna
 from optuna.samplers import BaseSampler
 
 from hpo.errors import BadSetting
+from hpo.gaussian import Reach, ReachableGP
 from trainers.errors import nearest
 
 RANDOM_TRIALS = 10  # before a model proposes; trials, however many rungs they have
@@ -19,33 +20,33 @@ AUTO = "tpe"  # what --sampler auto takes
 RUNGS, LAST, NOTHING = "rungs", "last", "nothing"
 
 
-def tpe(seed: int) -> BaseSampler:
+def tpe(seed: int, reach: Reach) -> BaseSampler:
     # Grouped, so that conditional parameters are modelled among the trials that have them. When it starts is for the proposer to say.
     return optuna.samplers.TPESampler(n_startup_trials=0, multivariate=True, group=True, constant_liar=True, seed=seed)
 
 
-def gp(seed: int) -> BaseSampler:
-    return optuna.samplers.GPSampler(n_startup_trials=0, warn_independent_sampling=False, seed=seed)
+def gp(seed: int, reach: Reach) -> BaseSampler:
+    return ReachableGP(seed, reach)
 
 
-def nsga2(seed: int) -> BaseSampler:
+def nsga2(seed: int, reach: Reach) -> BaseSampler:
     return optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
 
 
-def random(seed: int) -> BaseSampler:
+def random(seed: int, reach: Reach) -> BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed)
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """make: seed -> Optuna's sampler. learns: every evaluated rung (RUNGS), the last of each trial (LAST), or NOTHING.
+    """make: seed, what the space can give -> Optuna's sampler. learns: every evaluated rung (RUNGS), the last of each trial (LAST), or NOTHING.
 
     flat: whether it must see a conditional space as the union of its parameters. starts: whether a model proposes only after
     RANDOM_TRIALS trials. whole: whether its trials are to reach the last rung; one with fewer steps is evaluated at nothing that a whole
     one is not, and ending a trial early is for the stopping rule, which has seen how it goes.
     """
 
-    make: Callable[[int], BaseSampler]
+    make: Callable[[int, Reach], BaseSampler]
     learns: str
     flat: bool = False
     starts: bool = False
@@ -70,8 +71,8 @@ def check(name: str) -> None:
                          f"pip install {' '.join(missing)}, or take tpe")
 
 
-def made(make: Callable[[int], BaseSampler], seed: int) -> BaseSampler:
+def made(make: Callable[[int, Reach], BaseSampler], seed: int, reach: Reach) -> BaseSampler:
     """The sampler, without Optuna's word on which of its parts may change some day."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return make(seed)
+        return make(seed, reach)

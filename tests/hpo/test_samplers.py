@@ -15,7 +15,7 @@ from hpo.samplers import AUTO, SAMPLERS, check, made
 def test_optuna_gives_no_warning(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        made(SAMPLERS[name].make, 0)
+        made(SAMPLERS[name].make, 0, lambda wishes, generator: None)
 
 
 def test_auto_is_one_of_them() -> None:
