@@ -16,6 +16,7 @@ from hpo import engines, home
 from hpo.command import INTERRUPTED, leave, one_line_errors, python, store_url
 from hpo.settings import Settings, from_command_line
 
+PLAN = "--plan"
 PLAIN_WIDTH = 160  # columns of the table where there is no terminal
 
 
@@ -75,6 +76,20 @@ def queue_of(study) -> list[dict]:
     own = [] if given.enqueue is None else [{"candidate": each.to_json(), "why": "enqueued"} for each in warm_start.enqueued(study, given.enqueue)]
     front = [] if given.warm_start is None else warm_start.front(study, given.warm_start)
     return own + [{"candidate": each.to_json(), "why": f"on the front of {given.warm_start}"} for each in front]
+
+
+def plan(settings: Settings) -> int:
+    """Say what a launch will cost."""
+    from hpo.costs import costs
+    from hpo.engines.base import threads_for
+    from hpo.worker import use_threads
+
+    engine = engines.named(settings.engine)
+    engine.check(settings)
+    places = engine.places(settings)
+    use_threads(threads_for(places))
+    print("\n".join(costs(settings, places).lines()))
+    return 0
 
 
 def say(console: Console, line: str) -> None:
@@ -140,7 +155,10 @@ def closing(settings: Settings, study, known, found: Found) -> Iterator[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    settings = from_command_line(arguments, "python -m hpo.launch", __doc__)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    settings = from_command_line([each for each in given if each != PLAN], "python -m hpo.launch", __doc__, {PLAN: "say what it will cost, and do nothing"})
+    if PLAN in given:
+        return plan(settings)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is ended by a scheduler gives its trials back too
     return search(settings).status

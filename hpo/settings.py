@@ -267,9 +267,12 @@ def help_of(each: Field) -> str:
     return (each.metadata["help"] + choices + default).replace("%", "%%")
 
 
-def from_command_line(arguments: Sequence[str] | None, program: str, description: str) -> Settings:
-    """Settings from the flags, over those of --config, over the defaults, checked."""
-    given = vars(parser(program, description).parse_args(arguments))
+def from_command_line(arguments: Sequence[str] | None, program: str, description: str, also: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the flags, over those of --config, over the defaults, checked. also: flags that the caller has read already, with their help."""
+    reader = parser(program, description)
+    for name, words in (also or {}).items():
+        reader.add_argument(name, action="store_true", dest=argparse.SUPPRESS, help=words)
+    given = vars(reader.parse_args(arguments))
     config = given.pop("config", None)
     merged = Settings() if config is None else from_toml(config)
     settings = replace(merged, **given).check()

@@ -35,6 +35,10 @@ class Engine(ABC):
         """BadSetting for what this engine cannot do here, as far as can be seen before anything is started."""
 
     @abstractmethod
+    def places(self, settings: Settings) -> int:
+        """How many trials it would run at a time on this machine."""
+
+    @abstractmethod
     def run(self, search: Search, url: str, watch: Watch) -> Ended:
         """Run trials of the study, which is registered already, until it has ended. url: of its store, for the workers."""
 

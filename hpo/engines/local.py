@@ -88,10 +88,13 @@ class Local(Engine):
     def check(self, settings: Settings) -> None:
         gpus(settings.device)
 
+    def places(self, settings: Settings) -> int:
+        return settings.workers or min(default_workers(gpus(settings.device)), settings.trials)
+
     def run(self, search: Search, url: str, watch: Watch) -> Ended:
         settings = search.settings
         devices = gpus(settings.device) or ["cpu"]
-        count = settings.workers or min(default_workers([] if devices == ["cpu"] else devices), settings.trials)
+        count = self.places(settings)
         threads = threads_for(count)
         logs = home.study_folder(settings.out, settings.study) / "logs"
         logs.mkdir(parents=True, exist_ok=True)

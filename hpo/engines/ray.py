@@ -191,6 +191,10 @@ class Ray(Engine):
         else:
             gpus(settings.device)
 
+    def places(self, settings: Settings) -> int:
+        devices = gpus(settings.device)
+        return settings.workers or min(int(len(devices) / settings.gpus_per_trial) if devices else default_workers([]), settings.trials)
+
     def run(self, search: Search, url: str, watch: Watch) -> Ended:
         import ray
         from ray import tune
