@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import optuna
 import pytest
+from sqlalchemy import text
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
 from optuna.trial import TrialState
 from sqlalchemy import exc, text
@@ -83,7 +84,7 @@ def test_a_refused_proposal_is_written_in_one_go_and_counts_nowhere(study: Calla
     assert frozen.state is TrialState.FAIL and frozen.params == {"x": 0.5} and frozen.datetime_complete is not None
     counts = leases.counts(made.store, made.id)
     assert (counts.finished, counts.running, counts.failed) == (0, 0, 0)
-    assert (counts.duplicates, counts.infeasible, counts.duplicates_in_a_row) == (1, 2, 3)
+    assert (counts.duplicates, counts.infeasible, counts.duplicates_in_a_row, counts.infeasible_in_a_row) == (1, 2, 1, 2)
     rows = results.trials(made.store, made.study.study_name)
     assert [(row["outcome"], row["reason"]) for row in rows[1:2]] == [("infeasible", "an infeasible one")]
     with pytest.raises(LeaseLost, match="already FAIL"):
@@ -93,8 +94,27 @@ def test_a_refused_proposal_is_written_in_one_go_and_counts_nowhere(study: Calla
     made.start(outcome="duplicate")
     with pytest.raises(StudyFull):
         made.start()
-    with pytest.raises(BadValue, match="'failed' is no refusal"):
-        made.start(outcome="failed")
+    with pytest.raises(BadValue, match="'finished' is no refusal"):
+        made.start(outcome="finished")
+
+
+def test_a_proposal_of_which_nothing_could_be_made_is_a_failed_trial_without_a_candidate(study: Callable) -> None:
+    made = study()
+    started = trials.start(made.store, made.id, request=f"bad {made.id}", candidate=None, parameters={}, distributions={}, internal={},
+                           outcome="failed", reason="BadProposal: no candidate")
+    counts = leases.counts(made.store, made.id)
+    assert (counts.failed, counts.running, counts.finished) == (1, 0, 0) and made.study.get_trials()[started.number].state is TrialState.FAIL
+    assert results.trials(made.store, made.study.study_name)[0]["reason"] == "BadProposal: no candidate"
+
+
+def test_a_study_is_overdue_once_its_deadline_is_over_by_the_servers_clock(study: Callable) -> None:
+    made = study()
+    assert not leases.counts(made.store, made.id).overdue
+    for seconds, overdue in ((60, False), (-1, True)):
+        with made.store.engine.begin() as connection:
+            query = "UPDATE peft_pareto.studies SET settings = jsonb_set(settings, '{free,deadline}', to_jsonb(CAST(:at AS double precision)))"
+            connection.execute(text(query), {"at": leases.now(made.store) + seconds})
+        assert leases.counts(made.store, made.id).overdue is overdue
 
 
 def test_four_workers_finish_exactly_what_was_asked(study: Callable, opened: Callable, together: Callable) -> None:
