@@ -231,20 +231,25 @@ CREATE OR REPLACE FUNCTION peft_pareto.counts(study integer) RETURNS TABLE (
     trials integer, finished bigint, stopped bigint, running bigint, waiting bigint, failed bigint, duplicates bigint,
     infeasible bigint, expired bigint, released bigint, duplicates_in_a_row bigint) LANGUAGE sql STABLE AS
 $$
-    WITH rows AS (SELECT t.number, t.state, l.outcome, l.trial_id IS NOT NULL AND l.outcome IN ('duplicate', 'infeasible')
-                         IS NOT TRUE AS was_run
-                  FROM optuna.trials t LEFT JOIN peft_pareto.leases l ON l.trial_id = t.trial_id WHERE t.study_id = study),
-    last AS (SELECT coalesce(max(number), -1) AS number FROM rows WHERE was_run)
-    SELECT s.trials,
-           count(*) FILTER (WHERE state IN ('COMPLETE', 'PRUNED')),
-           count(*) FILTER (WHERE state = 'PRUNED'),
-           count(*) FILTER (WHERE state = 'RUNNING'),
-           count(*) FILTER (WHERE state = 'WAITING'),
-           count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'failed'),
-           count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'duplicate'),
-           count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'infeasible'),
-           count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'expired'),
-           count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'released'),
-           count(*) FILTER (WHERE state = 'FAIL' AND outcome IN ('duplicate', 'infeasible') AND rows.number > last.number)
-        FROM peft_pareto.studies s CROSS JOIN last LEFT JOIN rows ON true WHERE s.study_id = study GROUP BY s.trials
+    WITH ends AS (
+        SELECT t.state::text AS state, l.outcome, l.trial_id IS NOT NULL AND l.outcome IN ('duplicate', 'infeasible') IS NOT TRUE AS was_run,
+               count(*) AS trials, max(t.number) AS last
+            FROM optuna.trials t LEFT JOIN peft_pareto.leases l ON l.trial_id = t.trial_id WHERE t.study_id = study GROUP BY 1, 2, 3
+    ), sums AS (
+        SELECT coalesce(sum(trials) FILTER (WHERE state IN ('COMPLETE', 'PRUNED')), 0)::bigint AS finished,
+               coalesce(sum(trials) FILTER (WHERE state = 'PRUNED'), 0)::bigint AS stopped,
+               coalesce(sum(trials) FILTER (WHERE state = 'RUNNING'), 0)::bigint AS running,
+               coalesce(sum(trials) FILTER (WHERE state = 'WAITING'), 0)::bigint AS waiting,
+               coalesce(sum(trials) FILTER (WHERE state = 'FAIL' AND outcome = 'failed'), 0)::bigint AS failed,
+               coalesce(sum(trials) FILTER (WHERE state = 'FAIL' AND outcome = 'duplicate'), 0)::bigint AS duplicates,
+               coalesce(sum(trials) FILTER (WHERE state = 'FAIL' AND outcome = 'infeasible'), 0)::bigint AS infeasible,
+               coalesce(sum(trials) FILTER (WHERE state = 'FAIL' AND outcome = 'expired'), 0)::bigint AS expired,
+               coalesce(sum(trials) FILTER (WHERE state = 'FAIL' AND outcome = 'released'), 0)::bigint AS released,
+               coalesce(max(last) FILTER (WHERE was_run), -1) AS last
+            FROM ends
+    )
+    SELECT s.trials, finished, stopped, running, waiting, failed, duplicates, infeasible, expired, released,
+           (SELECT count(*) FROM peft_pareto.leases l JOIN optuna.trials t ON t.trial_id = l.trial_id
+            WHERE l.study_id = study AND l.outcome IN ('duplicate', 'infeasible') AND t.number > sums.last)
+        FROM peft_pareto.studies s CROSS JOIN sums WHERE s.study_id = study
 $$;
