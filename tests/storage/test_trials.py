@@ -1,4 +1,4 @@
-"""The state machine of trials, on a real server: every step allowed and refused, repeated, raced for, and read by Optuna."""
+"""The life of a trial, on a real server: every step, repeated, raced for, and read by Optuna. Who may write: test_leases.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 from sqlalchemy import text
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
 from optuna.trial import TrialState
-from sqlalchemy import exc, text
 
 from storage import leases, results, trials
 from storage.errors import BadValue, LeaseLost, NoWorker, StudyFull
@@ -283,61 +282,6 @@ def test_three_losses_without_a_new_rung_fail_a_trial(study: Callable, how: str)
     assert [row["steps"] for row in results.front(made.store, made.study.study_name)] == [10, 30], "evaluated rungs stand"
 
 
-def _writes(made, trial: trials.Started) -> list[Callable[[], object]]:
-    number = trial.trial_id
-    return [
-        lambda: leases.heartbeat(made.store, number),
-        lambda: made.rung(trial, steps=30),
-        lambda: made.rung(trial, steps=10),
-        lambda: trials.note_size(made.store, number, 10, 0.5),
-        lambda: trials.describe(made.store, number, made.described("i"), {"x": 1}, {"x": X}, {"x": 1}),
-        lambda: results.record_artifact(made.store, number, "weights", "a.safetensors"),
-        lambda: results.record_curve(made.store, number, {1: (1.0, 1.0)}),
-        lambda: trials.tell(made.store, number, "finished", state="COMPLETE", values=[1.0, 1.0]),
-        lambda: trials.tell(made.store, number, "failed", state="FAIL"),
-        lambda: trials.leave(made.store, number),
-        lambda: trials.leave(made.store, number, "a reason"),
-        lambda: made.study.tell(trial.number, [1.0, 1.0]),
-        lambda: _write(made, trial, "UPDATE trials SET state = 'COMPLETE' WHERE trial_id = :t"),
-        lambda: _write(made, trial, "UPDATE trials SET state = 'PRUNED' WHERE trial_id = :t"),
-        lambda: _write(made, trial, "INSERT INTO trial_values (trial_id, objective, value, value_type) VALUES (:t, 0, 1, 'FINITE')"),
-    ]
-
-
-def _write(made, trial: trials.Started, statement: str) -> None:
-    with made.store.engine.begin() as connection:
-        connection.execute(text(statement), {"t": trial.trial_id})
-
-
-@pytest.mark.parametrize("gone", ["run out", "swept", "taken", "failed"])
-def test_the_old_holder_can_write_nothing(study: Callable, opened: Callable, gone: str) -> None:
-    made = study()
-    other = made.seen_by(opened())
-    trial = made.start()
-    made.rung(trial, steps=10)
-    if gone == "failed":
-        with made.store.engine.begin() as connection:
-            connection.execute(text("SET LOCAL session_replication_role = replica"))
-            connection.execute(text("UPDATE peft_pareto.leases SET losses = 2 WHERE trial_id = :t"), {"t": trial.trial_id})
-    made.run_out(trial)
-    if gone != "run out":
-        trials.expire(other.store, made.id)
-    if gone == "taken":
-        other.take()
-    for place, write in enumerate(_writes(made, trial)):
-        with pytest.raises((LeaseLost, ValueError)) as caught, leases.translated():
-            write()
-        if isinstance(caught.value, LeaseLost):
-            assert (caught.value.trial, caught.value.worker) == (trial.trial_id, made.store.worker), place
-            assert "\n" not in str(caught.value)
-        else:
-            assert f"Cannot tell a {made.state(trial)} trial" in str(caught.value), "Optuna's own refusal"
-    assert made.state(trial) == {"run out": "RUNNING", "taken": "RUNNING", "swept": "WAITING", "failed": "FAIL"}[gone]
-    frozen = made.study.get_trials()[0]
-    assert frozen.values is None and frozen.params == {"x": 0.5}
-    assert [row["steps"] for row in results.rungs(made.store, made.study.study_name)] == [10]
-
-
 def test_telling_again_is_no_error_and_telling_otherwise_is(study: Callable, opened: Callable) -> None:
     made = study()
     trial = made.start()
@@ -371,48 +315,6 @@ def test_what_is_told_must_fit(study: Callable) -> None:
     assert leases.read(made.store, trial.trial_id).reason == "a 'b'  %s :x 🫁"
 
 
-def test_a_finished_trial_never_changes(study: Callable) -> None:
-    made = study()
-    trial = made.start()
-    made.finish(trial)
-    changes = [
-        "UPDATE trials SET state = 'FAIL' WHERE trial_id = :t",
-        "UPDATE trials SET state = 'RUNNING' WHERE trial_id = :t",
-        "UPDATE trial_values SET value = 0 WHERE trial_id = :t",
-        "UPDATE peft_pareto.scores SET value = 0 WHERE trial_id = :t",
-        "DELETE FROM peft_pareto.scores WHERE trial_id = :t",
-        "UPDATE peft_pareto.rungs SET seconds = 0 WHERE trial_id = :t",
-        "DELETE FROM peft_pareto.rungs WHERE trial_id = :t",
-        "UPDATE peft_pareto.candidates SET hash = 'i' WHERE trial_id = :t",
-        "UPDATE peft_pareto.leases SET outcome = 'failed' WHERE trial_id = :t",
-        "UPDATE peft_pareto.leases SET worker = NULL WHERE trial_id = :t",
-    ]
-    for change in changes:
-        with pytest.raises(exc.DatabaseError, match="already COMPLETE"):
-            _write(made, trial, change)
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ("UPDATE trials SET state = 'WAITING' WHERE trial_id = :t", "nothing yet"),
-        ("UPDATE peft_pareto.leases SET worker = NULL WHERE trial_id = :t", "does not go with its lease"),
-        ("UPDATE peft_pareto.leases SET worker = 'thief' WHERE trial_id = :t", "cannot be handed on"),
-        ("UPDATE peft_pareto.leases SET losses = 2 WHERE trial_id = :t", "lost too often"),
-        ("UPDATE peft_pareto.leases SET outcome = 'finished', settled_at = now() WHERE trial_id = :t", "does not go with its lease"),
-        ("INSERT INTO peft_pareto.leases (trial_id, study_id, worker, expires_at) SELECT max(trial_id), study_id, 'me', now() "
-         "FROM trials WHERE study_id = (SELECT study_id FROM trials WHERE trial_id = :t) GROUP BY study_id", "given by starting"),
-    ],
-)  # fmt: skip
-def test_no_path_around_the_functions(study: Callable, change: str, why: str) -> None:
-    made = study()
-    trial = made.start()
-    made.study.enqueue_trial({"x": 0.5})
-    with pytest.raises(exc.DatabaseError, match=why):
-        _write(made, trial, change)
-    assert made.state(trial) == "RUNNING"
-
-
 def test_only_what_was_never_taken_up_is_withdrawn(study: Callable, opened: Callable) -> None:
     made = study()
     nameless = opened(worker=None)
@@ -425,16 +327,6 @@ def test_only_what_was_never_taken_up_is_withdrawn(study: Callable, opened: Call
         nameless.optuna.set_trial_state_values(left.trial_id, TrialState.FAIL)
     counts = leases.counts(made.store, made.id)
     assert (counts.waiting, counts.failed) == (1, 0)
-
-
-def test_a_trial_cannot_be_added_finished(study: Callable) -> None:
-    made = study()
-    with pytest.raises(LeaseLost, match="settled as nothing yet|nobody holds"), leases.translated():
-        made.study.add_trial(optuna.trial.create_trial(values=[0.0, 0.0]))
-    for state in ("COMPLETE", "FAIL"):
-        query = text(f"INSERT INTO trials (study_id, number, state) VALUES (:s, 0, '{state}')")
-        with pytest.raises(exc.DatabaseError, match="added finished"), made.store.engine.begin() as connection:
-            connection.execute(query, {"s": made.id})
 
 
 def test_optunas_notes_and_attributes_can_be_written(study: Callable, opened: Callable) -> None:
