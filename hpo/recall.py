@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpo import objectives as objective_table
+from hpo import warm_start
 from hpo.distributions import distributions_of
 from hpo.proposer import Point, Proposer
 from hpo.pruning import Pruner
@@ -30,6 +31,7 @@ class Recall:
                                  settings.ladder, constrained=bool(search.constraints))
         self.pruner = Pruner(settings.reduction, settings.stop_confidence) if settings.pruner != "none" else None
         self.recorded = 0
+        self.warmed = False
         self.live: set[int] = set()
         self.rewardless: list[trials.RungRow] = []  # read before the yardstick was finished, where the joint reward is the objective
         self.m_yard: float | None = None
@@ -38,19 +40,33 @@ class Recall:
         """Read what is new. Running trials first: one that ends in between is then known with all its rungs before it counts as ended."""
         running = trials.running_trials(self.search.store, self.search.id)
         rows = trials.rungs_since(self.search.store, self.search.id, self.recorded, replicates=self.pruner is not None)
+        live = {trial.number for trial in running}
         for row in rows:
             self.recorded = row.recorded
             if row.yardstick and row.steps == row.own_steps:
                 self.m_yard = row.values[-1] if self.search.objectives.is_joint_reward else 0.0
-        for row in self.ready(rows):
+        ready = self.ready(rows)
+        # A trial ends where its last rung stands in the order, whether that is read now or was read before it ended.
+        final = {row.number: row.recorded for row in ready if row.number not in live}
+        for number in sorted(self.live - live - final.keys()):
+            self.proposer.end(number)
+        for row in ready:
             self.learn(row)
+            if final.get(row.number) == row.recorded:
+                self.proposer.end(row.number)
+            if not self.warmed and row.yardstick and row.steps == row.own_steps:
+                self.warm(row.values)
         for trial in running:
             if trial.number not in self.live and trial.parameters:
                 self.proposer.started(trial.number, trial.parameters, distributions_of(trial.distributions), self.attributes(trial.trial_id))
-        live = {trial.number for trial in running}
-        for number in sorted((self.live | {row.number for row in rows}) - live):
-            self.proposer.end(number)
         self.live = live
+
+    def warm(self, yardstick: Sequence[float]) -> None:
+        """Teach the sampler what another study found, once there is a yardstick that it can be scaled by."""
+        self.warmed = True
+        if self.search.settings.warm_start is not None:
+            for point in warm_start.points(self.search, yardstick):
+                self.proposer.learn(point)
 
     def ready(self, rows: Sequence[trials.RungRow]) -> list[trials.RungRow]:
         """Those of which the objectives are known: a joint reward is not before the yardstick is finished."""

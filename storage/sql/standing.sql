@@ -23,6 +23,17 @@ $$
         GROUP BY f.hash ORDER BY min(t.number), min(r.steps)
 $$;
 
+-- The study's points up to a place in the order in which rungs were written, each as the candidate that stops there.
+CREATE OR REPLACE FUNCTION peft_pareto.evaluated(study integer, until bigint) RETURNS TABLE (
+    number integer, candidate jsonb, "values" double precision[]) LANGUAGE sql STABLE AS
+$$
+    SELECT t.number, jsonb_set(c.json, '{steps}', to_jsonb(r.steps)), r.values
+        FROM peft_pareto.rungs r
+        JOIN peft_pareto.candidates c ON c.trial_id = r.trial_id
+        JOIN optuna.trials t ON t.trial_id = r.trial_id
+        WHERE r.study_id = study AND r.recorded <= until AND NOT r.again ORDER BY r.recorded
+$$;
+
 -- Is the trial's rung at any steps on its study's front?
 CREATE OR REPLACE FUNCTION peft_pareto.is_on_front(trial integer) RETURNS boolean LANGUAGE sql STABLE AS
 $$
