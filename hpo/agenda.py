@@ -35,14 +35,26 @@ class Agenda:
 
     def __init__(self, search: Search):
         self.search, self.store, self.settings = search, search.store, search.settings
+        self.settled = False  # the yardstick is there, and all baselines were begun: neither is ever undone
+        self.begun: set[str] = set()  # hashes of candidates in the queue
 
     def waits(self) -> bool:
         """Whether nothing may run beside the yardstick, which is running, since rewards are measured by it."""
+        if self.settled or not self.search.objectives.is_joint_reward:
+            return False
         yardsticks = self.yardsticks()
-        return self.search.objectives.is_joint_reward and not self.is_there(yardsticks) and any(row.state in LIVE for row in yardsticks)
+        return not self.is_there(yardsticks) and any(row.state in LIVE for row in yardsticks)
 
     def next(self, counts: Counts) -> Entry | None:
-        return self.yardstick() or self.baseline() or self.queued() or self.repeated(counts)
+        return self.first() or self.queued() or self.repeated(counts)
+
+    def first(self) -> Entry | None:
+        """The yardstick, then the baselines."""
+        if self.settled:
+            return None
+        entry = self.yardstick() or self.baseline()
+        self.settled = entry is None and self.is_there(self.yardsticks())
+        return entry
 
     # The yardstick: full fine-tuning for all steps comes first; if it fails for good, the next baseline by name.
 
@@ -77,7 +89,11 @@ class Agenda:
         """The first candidate of --enqueue or of a warm start's front that was never begun."""
         for each in results.queue(self.store, self.search.id):
             candidate = Candidate.from_json(each["candidate"])
-            if not standing.is_begun(self.store, self.search.id, candidate.hash) and self.search.duplicate_of(candidate, 0) is None:
+            if candidate.hash in self.begun:
+                continue
+            if standing.is_begun(self.store, self.search.id, candidate.hash):
+                self.begun.add(candidate.hash)
+            elif self.search.duplicate_of(candidate, 0) is None:
                 return Entry(candidate)
         return None
 

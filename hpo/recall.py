@@ -12,6 +12,7 @@ from hpo import objectives as objective_table
 from hpo.distributions import distributions_of
 from hpo.proposer import Point, Proposer
 from hpo.pruning import Pruner
+from hpo.volume import Points
 from storage import results, standing, trials
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Recall:
         self.proposer = Proposer(settings.sampler, settings.seed, search.objectives.directions, lambda trial: search.space.propose(trial, search.bounds),
                                  settings.ladder, constrained=bool(search.constraints))
         self.pruner = Pruner(settings.reduction, settings.stop_confidence) if settings.pruner != "none" else None
+        self.points = Points()
         self.recorded = 0
         self.live: set[int] = set()
         self.rewardless: list[trials.RungRow] = []  # read before the yardstick was finished, where the joint reward is the objective
@@ -40,6 +42,7 @@ class Recall:
         rows = trials.rungs_since(self.search.store, self.search.id, self.recorded, replicates=self.pruner is not None)
         for row in rows:
             self.recorded = row.recorded
+            self.points.learn(row)
             if row.yardstick and row.steps == row.own_steps:
                 self.m_yard = row.values[-1] if self.search.objectives.is_joint_reward else 0.0
         for row in self.ready(rows):
