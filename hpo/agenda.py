@@ -37,10 +37,11 @@ class Agenda:
     def __init__(self, search: Search):
         self.search, self.store, self.settings = search, search.store, search.settings
         self.begun: set[str] = set()  # hashes of queued candidates that need no second look
+        self.there = self.all_begun = False  # the yardstick is finished, all baselines were begun: neither is ever undone
 
     def waits(self) -> bool:
         """Whether nothing may run beside the yardstick, which is running, since rewards are measured by it. One that was left is taken up."""
-        if not self.search.objectives.is_joint_reward:
+        if self.there or not self.search.objectives.is_joint_reward:
             return False
         yardsticks = self.yardsticks()
         return not self.is_there(yardsticks) and any(row.state == "RUNNING" for row in yardsticks)
@@ -63,8 +64,11 @@ class Agenda:
         return [name for name in (YARDSTICK_METHOD, *sorted(set(BASELINES) - {YARDSTICK_METHOD})) if name not in spent]
 
     def yardstick(self) -> Entry | None:
+        if self.there:
+            return None
         yardsticks = self.yardsticks()
-        if self.is_there(yardsticks) or any(row.state in LIVE for row in yardsticks):
+        self.there = self.is_there(yardsticks)
+        if self.there or any(row.state in LIVE for row in yardsticks):
             return None
         return next((Entry(self.reference(name), YARDSTICK) for name in self.left(yardsticks)), None)
 
@@ -73,9 +77,10 @@ class Agenda:
 
     def baseline(self) -> Entry | None:
         """The first of the papers' methods that was never begun, as a yardstick or not."""
-        if not self.settings.baselines:
+        if self.all_begun or not self.settings.baselines:
             return None
         begun = {row.method for row in standing.baselines(self.store, self.search.id)}
+        self.all_begun = begun.issuperset(BASELINES)
         entries = (Entry(self.reference(name), name) for name in BASELINES if name not in begun)
         return next((entry for entry in entries if self.search.under_way(entry.candidate) is None), None)
 

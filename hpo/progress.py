@@ -72,7 +72,7 @@ class Display:
         try:
             progress = results.progress(self.store, self.study_id)
             if progress.counts.finished != self.finished:
-                self.volume = volume.hypervolume(self.store, self.study, self.study_id, self.objectives)
+                self.volume = volume.hypervolume(self.store, self.study_id, self.objectives)
                 self.finished = progress.counts.finished
         except StorageUnreachable:
             if time.monotonic() - self.seen > OUTAGE_SECONDS:

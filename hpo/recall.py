@@ -13,6 +13,7 @@ from hpo import warm_start
 from hpo.distributions import distributions_of
 from hpo.proposer import Point, Proposer
 from hpo.pruning import Pruner
+from hpo.volume import Points
 from storage import results, standing, trials
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Recall:
         self.proposer = Proposer(settings.sampler, settings.seed, search.objectives.directions, lambda trial: search.space.propose(trial, search.bounds),
                                  settings.ladder, constrained=bool(search.constraints))
         self.pruner = Pruner(settings.reduction, settings.stop_confidence) if settings.pruner != "none" else None
+        self.points = Points()
         self.recorded = 0
         self.warmed = False
         self.live: set[int] = set()
@@ -43,6 +45,7 @@ class Recall:
         live = {trial.number for trial in running}
         for row in rows:
             self.recorded = row.recorded
+            self.points.learn(row)
             if row.yardstick and row.steps == row.own_steps:
                 self.m_yard = row.values[-1] if self.search.objectives.is_joint_reward else 0.0
         ready = self.ready(rows)

@@ -305,7 +305,7 @@ class Search:
             return Ended(0, f"all {counts.trials} trials are finished")
         if counts.overdue:
             return Ended(0, f"the time of --hours is over, with {counts.finished} of {counts.trials} trials finished")
-        failed = counts.failed - self.study.user_attrs.get(FAILED_BEFORE, 0)
+        failed = counts.failed and counts.failed - self.study.user_attrs.get(FAILED_BEFORE, 0)  # which Optuna asks the database for
         if failed > most_failures(counts.trials):
             return Ended(1, f"{failed} trials failed, more than max({LEAST_FAILURES}, N/5): {self.reasons()}")
         if counts.duplicates_in_a_row >= MOST_DUPLICATES and not counts.waiting and self.agenda.next(counts) is None:
@@ -379,7 +379,8 @@ class Search:
         return "stopped" if stopped else "finished"
 
     def note_volume(self, asked: Asked) -> None:
-        found = volume.hypervolume(self.store, self.settings.study, self.id, self.objectives)
+        self.recall.refresh()
+        found = volume.of_points(self.store, self.id, self.objectives, self.settings.reward_weight, self.recall.points.means())
         if found is not None:
             finished = leases.counts(self.store, self.id).finished
             trials.record_hypervolume(self.store, asked.id, finished, standing.busy_seconds(self.store, self.id), found)

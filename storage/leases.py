@@ -110,13 +110,13 @@ def heartbeat(store: Store, trial_id: int, stage: str | None = None) -> float:
 
 def now(store: Store) -> float:
     """The server's clock, in seconds since 1970: the only one that machines of a study have in common."""
-    with translated(), store.engine.connect() as connection:
+    with translated(), store.at_once.connect() as connection:
         return float(connection.scalar(text("SELECT extract(epoch FROM clock_timestamp())")))
 
 
 def counts(store: Store, study_id: int) -> Counts:
     """The study's trials by state. The study must be registered, else BadValue."""
-    with translated(), store.engine.connect() as connection:
+    with translated(), store.at_once.connect() as connection:
         row = connection.execute(text("SELECT * FROM peft_pareto.counts(:study)"), {"study": study_id}).one_or_none()
     if row is None:
         raise BadValue(f"study {study_id} is not registered: call results.register first")
@@ -129,7 +129,7 @@ def read(store: Store, trial_id: int) -> Lease | None:
         "SELECT trial_id, worker, stage, extract(epoch FROM expires_at - clock_timestamp())::double precision AS "
         "seconds_left, outcome, own_cause, losses, reason FROM peft_pareto.leases WHERE trial_id = :trial"
     )
-    with translated(), store.engine.connect() as connection:
+    with translated(), store.at_once.connect() as connection:
         row = connection.execute(text(query), {"trial": trial_id}).one_or_none()
     return None if row is None else Lease(**row._mapping)
 
@@ -187,7 +187,7 @@ class Heartbeat:
 
 
 def _scalar(store: Store, query: str, **values: Any) -> Any:
-    with translated(), store.engine.begin() as connection:
+    with translated(), store.at_once.connect() as connection:
         return connection.scalar(text(query), values)
 
 

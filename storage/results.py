@@ -126,7 +126,7 @@ def register(
 def study_id(store: Store, name: str) -> int:
     """The id of a registered study. Raises UnknownStudy."""
     query = "SELECT o.study_id FROM peft_pareto.studies s JOIN studies o USING (study_id) WHERE o.study_name = :name"
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         found = connection.scalar(text(query), {"name": name})
     if found is None:
         raise UnknownStudy(name, study_names(store))
@@ -135,7 +135,7 @@ def study_id(store: Store, name: str) -> int:
 
 def settings(store: Store, study_id: int) -> Mapping[str, Any] | None:
     """The stored {"binding": …, "free": …}, None if the study is not registered."""
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         query = "SELECT settings FROM peft_pareto.studies WHERE study_id = :id"
         return connection.scalar(text(query), {"id": study_id})
 
@@ -143,21 +143,21 @@ def settings(store: Store, study_id: int) -> Mapping[str, Any] | None:
 def queue(store: Store, study_id: int) -> list[dict[str, Any]]:
     """The study's queue, [{"candidate": JSON, "why": text}], whole and in order: what of it was run is found by
     `trials.find_duplicate`."""
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         return list(connection.scalar(text("SELECT queue FROM peft_pareto.studies WHERE study_id = :id"), {"id": study_id}) or [])
 
 
 def append_to_queue(store: Store, study_id: int, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Appends what the queue does not hold yet; gives the whole queue. Raises BadValue."""
     given = {"study": study_id, "entries": dumped(as_stored(list(entries)))}
-    with leases.translated(), store.engine.begin() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         query = "SELECT peft_pareto.append_to_queue(:study, CAST(:entries AS jsonb))"
         return connection.scalar(text(query), given)
 
 
 def candidate(store: Store, trial_id: int) -> Mapping[str, Any] | None:
     """The candidate's JSON as it was recorded, None if the trial has none yet."""
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         query = "SELECT json FROM peft_pareto.candidates WHERE trial_id = :trial"
         return connection.scalar(text(query), {"trial": trial_id})
 
@@ -175,7 +175,7 @@ def record_curve(store: Store, trial_id: int, curve: Mapping[int, tuple[float, f
 def curve(store: Store, trial_id: int) -> dict[int, tuple[float, float]]:
     """What `record_curve` wrote, by step."""
     query = "SELECT step, train, twin FROM peft_pareto.loss_curves WHERE trial_id = :trial ORDER BY step"
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         return {step: (train, twin) for step, train, twin in connection.execute(text(query), {"trial": trial_id})}
 
 
@@ -197,7 +197,7 @@ def record_references(
         "scores": {name: [number(name, one) for one in score] for name, score in scores.items()},
         "base": base,
     }
-    with leases.translated(), store.engine.begin() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         query = "SELECT * FROM peft_pareto.record_references(:study, CAST(:given AS jsonb))"
         row = connection.execute(text(query), {"study": study_id, "given": dumped(given)}).one_or_none()
     if row is None:
@@ -208,7 +208,7 @@ def record_references(
 def references(store: Store, study_id: int) -> References | None:
     """The stored references, None until somebody has measured them."""
     query = "SELECT * FROM peft_pareto.studies WHERE study_id = :id AND reference_scores IS NOT NULL"
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         row = connection.execute(text(query), {"id": study_id}).one_or_none()
     return None if row is None else _references(row)
 
@@ -216,7 +216,7 @@ def references(store: Store, study_id: int) -> References | None:
 def joint_reward(store: Store, study_id: int, q: float, m: float) -> float | None:
     """The reward of quality q and memorization m by the study's references; None until its yardstick is finished,
     or if the references leave no room (sql/front.sql)."""
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         query = "SELECT peft_pareto.joint_reward(CAST(:study AS integer), :q, :m)"
         return connection.scalar(text(query), {"study": study_id, "q": number("q", q), "m": number("m", m)})
 
@@ -239,7 +239,7 @@ def rungs(store: Store, study_name: str) -> list[dict[str, Any]]:
 def study_names(store: Store) -> tuple[str, ...]:
     """Names of the registered studies, the newest first."""
     query = "SELECT study_name FROM peft_pareto.studies s JOIN studies o USING (study_id) ORDER BY s.created_at DESC"
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         return tuple(connection.scalars(text(query)))
 
 
@@ -250,7 +250,7 @@ def progress(store: Store, study_id: int) -> Progress:
         "SELECT avg(seconds) FROM (SELECT max(r.seconds) AS seconds FROM peft_pareto.rungs r JOIN trials t USING (trial_id) "
         "WHERE r.study_id = :id AND t.state IN ('COMPLETE', 'PRUNED') GROUP BY r.trial_id) AS finished"
     )
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         rows = connection.execute(text("SELECT * FROM peft_pareto.running(:id)"), {"id": study_id}).all()
         size = connection.scalar(text("SELECT count(*) FROM peft_pareto.front_of(:id)"), {"id": study_id})
         seconds = connection.scalar(text(mean), {"id": study_id})
@@ -260,7 +260,7 @@ def progress(store: Store, study_id: int) -> Progress:
 def record_artifact(store: Store, trial_id: int, kind: str, path: str) -> None:
     """Notes a file that the trial has written ("weights", "picture", …). Raises LeaseLost."""
     row = {"trial_id": trial_id, "kind": kind, "path": path}
-    with leases.translated(), store.engine.begin() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         connection.execute(text(_insert("artifacts", row) + " ON CONFLICT DO NOTHING"), row)
 
 
@@ -271,7 +271,7 @@ def artifacts(store: Store, study_id: int, kind: str) -> dict[int, list[str]]:
         "WHERE t.study_id = :id AND a.kind = :kind ORDER BY t.number, a.path"
     )
     found: dict[int, list[str]] = {}
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         for number, path in connection.execute(text(query), {"id": study_id, "kind": kind}):
             found.setdefault(number, []).append(path)
     return found
@@ -279,7 +279,7 @@ def artifacts(store: Store, study_id: int, kind: str) -> dict[int, list[str]]:
 
 def forget_artifact(store: Store, path: str) -> None:
     """Removes the note of a file that was deleted; anybody may, also after the trial's end."""
-    with leases.translated(), store.engine.begin() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         connection.execute(text("DELETE FROM peft_pareto.artifacts WHERE path = :path"), {"path": path})
 
 
@@ -287,7 +287,7 @@ def _view(store: Store, view: str, study_name: str) -> list[dict[str, Any]]:
     names = study_names(store)
     if study_name not in names:
         raise UnknownStudy(study_name, names)
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         rows = connection.execute(text(f"SELECT * FROM {view} WHERE study = :name"), {"name": study_name})
         return [dict(row) for row in rows.mappings()]
 

@@ -124,7 +124,7 @@ def record_rung(
         "CAST(:seconds AS double precision), CAST(:memory AS bigint), CAST(:violations AS jsonb), CAST(:names AS text[]), "
         "CAST(:scores AS double precision[]), CAST(:lows AS double precision[]), CAST(:highs AS double precision[]), CAST(:draws AS text[]))"
     )
-    with leases.translated(), store.engine.begin() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         connection.execute(text(query), given)
 
 
@@ -132,7 +132,7 @@ def known_rungs(store: Store, study_id: int, root: str, repeat: int = 0) -> dict
     """What was evaluated of this root and repeat by whatever trial, by steps: a longer training need not pay for it again."""
     query = "SELECT * FROM peft_pareto.known_rungs(:study, :root, :repeat)"
     found = {}
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         for row in connection.execute(text(query), {"study": study_id, "root": root, "repeat": int(repeat)}).mappings():
             scores = {name: (*score[:3], None if score[3] is None else np.array(score[3], np.float32))
                       for name, score in (row["scores"] or {}).items()}  # fmt: skip
@@ -146,7 +146,7 @@ def rungs_since(store: Store, study_id: int, recorded: int = 0, replicates: bool
     Nothing is missed by asking next time from the last one's number: numbers ascend in the order of commits.
     """
     given = {"study": study_id, "recorded": int(recorded)}
-    with leases.translated(), store.engine.connect() as connection, connection.connection.cursor() as cursor:
+    with leases.translated(), store.at_once.connect() as connection, connection.connection.cursor() as cursor:
         # The driver's own cursor: SQLAlchemy's rows would double the time of ten thousand trials.
         cursor.execute(NEW_RUNGS, given)
         found = cursor.fetchall()

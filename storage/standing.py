@@ -47,6 +47,22 @@ def yardstick(store: Store, study_name: str) -> dict[str, Any] | None:
     return dict(found[0]) if found else None
 
 
+def yardstick_values(store: Store, study_id: int) -> list[float] | None:
+    """The finished yardstick's objectives at its own last rung, in order, [q, m] in a joint_reward study; None until there is one."""
+    query = ("SELECT r.values FROM peft_pareto.yardsticks y JOIN peft_pareto.candidates c USING (trial_id) "
+             "JOIN peft_pareto.rungs r ON r.trial_id = c.trial_id AND r.steps = c.steps WHERE y.study_id = :study")
+    found = _rows(store, query, study=study_id)
+    return list(found[0]["values"]) if found else None
+
+
+def front_values(store: Store, study_id: int) -> list[list[float]]:
+    """The objectives of each point of the front, means over its repeats, in order; [q, m] in a joint_reward study."""
+    query = ("SELECT array_agg(o.mean ORDER BY o.place) AS values FROM (SELECT f.hash, given.place, avg(given.value) AS mean "
+             "FROM peft_pareto.front_of(:study) AS f (hash) JOIN peft_pareto.rungs r ON r.study_id = :study AND r.hash = f.hash AND NOT r.again "
+             "CROSS JOIN LATERAL unnest(r.values) WITH ORDINALITY AS given (value, place) GROUP BY f.hash, given.place) AS o GROUP BY o.hash")
+    return [list(row["values"]) for row in _rows(store, query, study=study_id)]
+
+
 def front_candidates(store: Store, study_id: int) -> list[tuple[dict[str, Any], int]]:
     """Of each point of the front: the candidate's JSON, with the steps of its rung, and how often it was run."""
     return [(row["candidate"], row["repeats"]) for row in _rows(store, "SELECT * FROM peft_pareto.front_candidates(:study)", study=study_id)]
@@ -123,7 +139,7 @@ def droppable(store: Store, study_id: int, weights: str, state: str, everything:
 
 
 def _rows(store: Store, query: str, **given: Any) -> list[Mapping[str, Any]]:
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         return list(connection.execute(text(query), given).mappings())
 
 

@@ -110,7 +110,7 @@ class RunningTrial:
 
 def next_number(store: Store, study_id: int) -> int:
     """What the next new trial's number will be; it stays true while `leases.asking` is held and nobody enqueues."""
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         return int(connection.scalar(text("SELECT count(*) FROM trials WHERE study_id = :study"), {"study": study_id}))
 
 
@@ -149,7 +149,7 @@ def start(
         "CAST(:names AS text[]), CAST(:internal AS double precision[]), CAST(:kinds AS text[]), CAST(:user_keys AS text[]), "
         "CAST(:user_values AS text[]), CAST(:system_keys AS text[]), CAST(:system_values AS text[]))"
     )
-    with leases.translated(), store.engine.begin() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         return Started(*connection.execute(text(query), values).one())
 
 
@@ -160,7 +160,7 @@ def take(store: Store, study_id: int, request: str) -> Taken | None:
     Raises StudyFull (one waits, but its place is taken), NoWorker.
     """
     query = "SELECT * FROM peft_pareto.take(:study, :request)"
-    with leases.translated(), store.engine.begin() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         row = connection.execute(text(query), {"study": study_id, "request": request}).one_or_none()
     if row is None:
         return None
@@ -184,7 +184,7 @@ def describe(
         "SELECT peft_pareto.describe(:trial, CAST(:candidate AS jsonb), CAST(:names AS text[]), "
         "CAST(:internal AS double precision[]), CAST(:kinds AS text[]))"
     )
-    with leases.translated(), store.engine.begin() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         connection.execute(text(query), {"trial": trial_id, **_described(candidate, parameters, distributions, internal)})
 
 
@@ -192,7 +192,7 @@ def note_size(store: Store, trial_id: int, trainable: int, share: float) -> None
     """How many parameters the trial trains, and which share (0..1) of the U-Net that is. Raises LeaseLost, BadValue."""
     query = "UPDATE peft_pareto.candidates SET trainable = :trainable, trainable_share = :share WHERE trial_id = :trial"
     values = {"trial": trial_id, "trainable": int(trainable), "share": number("share", share)}
-    with leases.translated(), store.engine.begin() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         if not connection.execute(text(query), values).rowcount:
             raise LeaseLost(trial_id, store.worker, "it has no candidate")
 
@@ -221,7 +221,7 @@ def tell(
         "values": None if values is None else [number(f"value {place}", value) for place, value in enumerate(values)],
     }  # fmt: skip
     query = "SELECT peft_pareto.tell(:trial, :outcome, :state, CAST(:values AS double precision[]), :reason, :own)"
-    with leases.translated(), store.engine.begin() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         connection.execute(text(query), given)
 
 
@@ -230,14 +230,14 @@ def leave(store: Store, trial_id: int, reason: str | None = None) -> bool:
 
     True if that was the last loss and the trial is now FAIL. Again by the same worker, it does nothing. Raises LeaseLost.
     """
-    with leases.translated(), store.engine.begin() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         query = "SELECT peft_pareto.leave(:trial, :reason)"
         return bool(connection.scalar(text(query), {"trial": trial_id, "reason": clean(reason)}))
 
 
 def expire(store: Store, study_id: int) -> list[int]:
     """Takes all trials of the study from workers whose lease has run out; gives their numbers. Any number may call it."""
-    with leases.translated(), store.engine.begin() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         return list(connection.scalars(text("SELECT peft_pareto.expire(:study)"), {"study": study_id}))
 
 
@@ -249,7 +249,7 @@ def find_duplicate(store: Store, study_id: int, root: str, steps: int, repeat: i
     no more steps than these: a training that diverges does so again. Ask under `leases.asking`, before `start`.
     """
     query = "SELECT peft_pareto.duplicate_of(:study, :root, :steps, :repeat)"
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         return connection.scalar(text(query), {"study": study_id, "root": root, "steps": int(steps), "repeat": int(repeat)})
 
 
@@ -261,7 +261,7 @@ def running_trials(store: Store, study_id: int) -> list[RunningTrial]:
         "LEFT JOIN peft_pareto.distributions d USING (distributions_id) "
         "WHERE t.study_id = :study AND t.state IN ('RUNNING', 'WAITING') ORDER BY t.number"
     )
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         return [RunningTrial(**row._mapping) for row in connection.execute(text(query), {"study": study_id})]
 
 
@@ -274,7 +274,7 @@ def record_hypervolume(store: Store, trial_id: int, finished: int, seconds: floa
         "ON CONFLICT (trial_id) DO UPDATE SET finished = excluded.finished, seconds = excluded.seconds, hypervolume = excluded.hypervolume"
     )
     values = {"trial": trial_id, "finished": int(finished), "seconds": number("seconds", seconds), "hypervolume": number("hypervolume", hypervolume)}
-    with leases.translated(), store.engine.begin() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         connection.execute(text(query), values)
 
 

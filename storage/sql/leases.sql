@@ -232,30 +232,25 @@ CREATE OR REPLACE FUNCTION peft_pareto.counts(study integer) RETURNS TABLE (
     infeasible bigint, expired bigint, released bigint, duplicates_in_a_row bigint, infeasible_in_a_row bigint, overdue boolean)
     LANGUAGE sql STABLE AS
 $$
-    WITH ends AS (
-        SELECT t.state::text AS state, l.outcome, l.trial_id IS NOT NULL AND l.outcome IN ('duplicate', 'infeasible') IS NOT TRUE AS was_run,
-               count(*) AS trials, max(t.number) AS last
-            FROM optuna.trials t LEFT JOIN peft_pareto.leases l ON l.trial_id = t.trial_id WHERE t.study_id = study GROUP BY 1, 2, 3
-    ), sums AS (
-        SELECT coalesce(sum(trials) FILTER (WHERE state IN ('COMPLETE', 'PRUNED')), 0)::bigint AS finished,
-               coalesce(sum(trials) FILTER (WHERE state = 'PRUNED'), 0)::bigint AS stopped,
-               coalesce(sum(trials) FILTER (WHERE state = 'RUNNING'), 0)::bigint AS running,
-               coalesce(sum(trials) FILTER (WHERE state = 'WAITING'), 0)::bigint AS waiting,
-               coalesce(sum(trials) FILTER (WHERE state = 'FAIL' AND outcome = 'failed'), 0)::bigint AS failed,
-               coalesce(sum(trials) FILTER (WHERE state = 'FAIL' AND outcome = 'duplicate'), 0)::bigint AS duplicates,
-               coalesce(sum(trials) FILTER (WHERE state = 'FAIL' AND outcome = 'infeasible'), 0)::bigint AS infeasible,
-               coalesce(sum(trials) FILTER (WHERE state = 'FAIL' AND outcome = 'expired'), 0)::bigint AS expired,
-               coalesce(sum(trials) FILTER (WHERE state = 'FAIL' AND outcome = 'released'), 0)::bigint AS released,
-               coalesce(max(last) FILTER (WHERE was_run), -1) AS last
-            FROM ends
-    )
-    SELECT s.trials, sums.finished, sums.stopped, sums.running, sums.waiting, sums.failed, sums.duplicates, sums.infeasible, sums.expired,
-           sums.released,
-           in_a_row.duplicates, in_a_row.infeasible,
+    WITH rows AS MATERIALIZED (
+        SELECT t.number, t.state, l.outcome, l.trial_id IS NOT NULL AND l.outcome IN ('duplicate', 'infeasible') IS NOT TRUE AS was_run
+            FROM optuna.trials t LEFT JOIN peft_pareto.leases l ON l.trial_id = t.trial_id WHERE t.study_id = study),
+    last AS (SELECT coalesce(max(number), -1) AS number FROM rows WHERE was_run)
+    SELECT s.trials, n.finished, n.stopped, n.running, n.waiting, n.failed, n.duplicates, n.infeasible, n.expired, n.released,
+           n.duplicates_in_a_row, n.infeasible_in_a_row,
            coalesce(extract(epoch FROM clock_timestamp()) > (s.settings #>> '{free,deadline}')::double precision, false)
-        FROM peft_pareto.studies s CROSS JOIN sums CROSS JOIN LATERAL (
-            SELECT count(*) FILTER (WHERE l.outcome = 'duplicate') AS duplicates, count(*) FILTER (WHERE l.outcome = 'infeasible') AS infeasible
-                FROM peft_pareto.leases l JOIN optuna.trials t ON t.trial_id = l.trial_id
-                WHERE l.study_id = study AND l.outcome IN ('duplicate', 'infeasible') AND t.number > sums.last) AS in_a_row
+        FROM peft_pareto.studies s CROSS JOIN (
+            SELECT count(*) FILTER (WHERE state IN ('COMPLETE', 'PRUNED')) AS finished,
+                   count(*) FILTER (WHERE state = 'PRUNED') AS stopped,
+                   count(*) FILTER (WHERE state = 'RUNNING') AS running,
+                   count(*) FILTER (WHERE state = 'WAITING') AS waiting,
+                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'failed') AS failed,
+                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'duplicate') AS duplicates,
+                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'infeasible') AS infeasible,
+                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'expired') AS expired,
+                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'released') AS released,
+                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'duplicate' AND rows.number > last.number) AS duplicates_in_a_row,
+                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'infeasible' AND rows.number > last.number) AS infeasible_in_a_row
+                FROM rows CROSS JOIN last) AS n
         WHERE s.study_id = study
 $$;

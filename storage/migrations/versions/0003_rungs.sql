@@ -1,5 +1,5 @@
 -- Rungs, losses of leases, repeats, the study's queue, hypervolume against time. `optuna.` stands for the schema of
--- Optuna's tables. Locking: ACCESS EXCLUSIVE on our own tables, SHARE ROW EXCLUSIVE on Optuna's trials for a moment.
+-- Optuna's tables. Locking: ACCESS EXCLUSIVE on our own tables, SHARE ROW EXCLUSIVE on Optuna's trials.
 
 -- What is made again, with other columns, by the files in sql/ right after this. The triggers would refuse to let
 -- finished trials be rewritten here.
@@ -48,6 +48,10 @@ ALTER TABLE peft_pareto.candidates
     ALTER COLUMN rungs SET NOT NULL,
     ADD CONSTRAINT candidates_end_at_their_last_rung CHECK (rungs[cardinality(rungs)] = steps);
 CREATE INDEX candidates_by_root ON peft_pareto.candidates (study_id, root);
+CREATE INDEX baselines_of_study ON peft_pareto.candidates (study_id) WHERE baseline IS NOT NULL;
+CREATE INDEX repeats_of_study ON peft_pareto.candidates (study_id) WHERE repeat > 0;
+-- Each proposal asks which trials are under way.
+CREATE INDEX peft_pareto_live ON optuna.trials (study_id) WHERE state IN ('RUNNING', 'WAITING');
 COMMENT ON COLUMN peft_pareto.candidates.root IS 'the candidate''s hash without its steps';
 COMMENT ON COLUMN peft_pareto.candidates.repeat IS '0, 1, …: the same candidate run again on purpose, with another seed';
 COMMENT ON COLUMN peft_pareto.candidates.parameters IS 'what the sampler proposed, by parameter name, as the space reads it';
