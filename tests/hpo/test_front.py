@@ -61,7 +61,7 @@ def test_without_a_name_it_is_the_newest_study(database: str, capsys: pytest.Cap
     assert run("--storage", database, "--format", "json") == 0
     assert json.loads(capsys.readouterr().out) == []
     assert run("--storage", database) == 0
-    assert capsys.readouterr().out == "no trial of study 'newest' has finished yet, so there is no front\n"
+    assert capsys.readouterr().out == "no rung of study 'newest' is on a front: none is evaluated yet, or none meets its constraints\n"
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
