@@ -22,7 +22,7 @@ CANDIDATE_WIDTH = 30  # characters that a candidate's words need at least, to be
 FORMATS = ("table", "json", "csv")
 ENDS = ("low", "high")
 COLUMNS = ("study", "trial", "candidate", "method", "steps", "trainable", "trainable_share", "joint_reward", "seconds",
-           *(name + end for name in SCORES for end in ("", "_low", "_high")))
+           *(name + end for name in SCORES for end in ("", "_low", "_high")), "repeats")
 
 
 def as_json(rows: list[Row]) -> str:

@@ -39,7 +39,7 @@ $$
     WITH front AS MATERIALIZED (SELECT hash FROM peft_pareto.front_of(study) AS f (hash)),
     noted AS (
         SELECT a.path, a.kind, a.trial_id, t.state::text IN ('RUNNING', 'WAITING') AS live, r.hash,
-               coalesce(everything OR r.hash IN (SELECT hash FROM front), false) AS stays
+               r.hash IS NOT NULL AND (everything OR r.hash IN (SELECT hash FROM front)) AS stays
             FROM peft_pareto.artifacts a
             JOIN optuna.trials t ON t.trial_id = a.trial_id
             LEFT JOIN peft_pareto.rungs r ON r.trial_id = a.trial_id AND (a.kind = state_kind OR a.path LIKE '%-' || r.hash || '.%')
