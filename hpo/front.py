@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif rows or given.format != "table":
             render(rows, given.format, objectives, Console(width=None if sys.stdout.isatty() else WIDTH))
         else:
-            print(f"no trial of study {study!r} has finished yet, so there is no front")
+            print(f"no rung of study {study!r} is on a front: none is evaluated yet, or none meets its constraints")
         sys.stdout.flush()
     except BrokenPipeError:  # who reads has read enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

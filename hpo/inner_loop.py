@@ -242,15 +242,18 @@ class InnerLoop:
 
     def training(self, candidate: Candidate, seed: int, subset: Subset, learned: Learned, side: str = "train", on_step: Callable[[int], None] = lambda step: None,
                  evaluations: Sequence[Evaluation] = (), state: Path | None = None) -> Training:
-        """Fine-tunes the subset in place. state: file from which a training that was stopped goes on; written when it is asked to, and as often as the
-        settings say."""
+        """Fine-tunes the subset in place. state: file from which a training that was stopped goes on; written when it is asked to."""
         return Training(self.pipeline.unet, self.scheduler, subset, self.examples[side], self.plan(candidate, seed), rates=subset.rates(candidate),
                         hooks=mitigations.training_hooks(candidate.mitigations, learned), encode=self.captions.encode, evaluations=evaluations,
                         checkpoints=None if state is None else self.checkpoints(candidate, side, state), on_step=on_step)
 
     def checkpoints(self, candidate: Candidate, side: str, state: Path) -> Checkpoints:
         belongs = {"candidate": candidate.root, "base": self.pipeline.hash, "data": self.prepared.content, "side": side}
-        return Checkpoints(state, self.settings.checkpoint_every, belongs, anew=True)
+        return Checkpoints(state, 0, belongs, anew=True)
+
+    def kept_step(self, candidate: Candidate, repeat: int, state: Path) -> int | None:
+        """How far a state goes from which this candidate could go on; None where there is none, or one of another training."""
+        return self.checkpoints(candidate, "train", state).step(self.plan(candidate, self.training_seed(candidate, repeat)))
 
     def evaluate(self, candidate: Candidate, repeat: int = 0, on_stage: Stage = lambda stage: None, keep: Path | None = None) -> Result:
         """Fine-tune for all steps, generate, score. repeat: another one is another seed. keep: file for the subset's tensors, or None.

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpo import home
-from hpo.study import Asked, Search
-from hpo.tuning import Tuning
-from storage import leases, results, standing
+from storage import leases, results, standing, trials
 from trainers.base_model import unet_elements
+from trainers.checkpoint import UNFINISHED
+
+if TYPE_CHECKING:
+    from hpo.inner_loop import InnerLoop
+    from hpo.settings import Settings
+    from hpo.study import Asked, Search
+    from hpo.tuning import Tuning
 
 log = logging.getLogger(__name__)
 
 WEIGHTS, STATE = "weights", "state"  # kinds of artifacts
 BYTES_PER_ELEMENT = 4  # subsets are kept in fp32
 USUAL_FRONT = 20  # points: fronts of two objectives rarely have more
-UNFINISHED = ".unfinished"  # what trainers.checkpoint calls a file that it is writing
 
 
 def folder(search: Search) -> Path:
@@ -30,11 +37,30 @@ def path_for(search: Search, asked: Asked, steps: int) -> Path | None:
     return folder(search).absolute() / f"trial-{asked.number:05d}-{asked.at(steps).hash}.safetensors"
 
 
-def state_path(search: Search, asked: Asked) -> Path:
-    """Where the state of this trial's training goes at each rung. Whoever takes it up finds it there, and so does a longer training of the same."""
-    given = search.settings.checkpoints
-    states = Path(given) if given is not None else home.study_folder(search.settings.out, search.settings.study) / "states"
-    return (states / f"{asked.candidate.root}-{asked.repeat}.safetensors").absolute()
+def states(settings: Settings) -> Path:
+    """The study's folder of training states."""
+    return (home.study_folder(settings.out if settings.checkpoints is None else settings.checkpoints, settings.study) / "states").absolute()
+
+
+def state_path(search: Search, asked: Asked, number: int | str | None = None) -> Path:
+    """Where the state of this trial's training goes at each rung: whoever takes it up finds it there. number: of another trial of the same root and repeat,
+    or * for all."""
+    trial = f"{asked.number:05d}" if number is None else number
+    return states(search.settings) / f"trial-{trial}-{asked.candidate.root}-{asked.repeat}.safetensors"
+
+
+def inherit_state(search: Search, inner: InnerLoop, asked: Asked, most: int) -> None:
+    """Let a trial that has no state of its own begin with the longest that was kept of a shorter training of the same, up to `most` steps. Raises LeaseLost,
+    OSError."""
+    own = state_path(search, asked)
+    if not asked.known or own.exists():
+        return
+    found = [(step, path) for path in own.parent.glob(state_path(search, asked, "*").name)
+             if (step := inner.kept_step(asked.candidate, asked.repeat, path)) is not None and step <= most]
+    if found:
+        note_state(search, asked)
+        with suppress(FileNotFoundError):  # deleted meanwhile: the training begins anew
+            inner.checkpoints(asked.candidate, "train", max(found)[1]).copy(own)
 
 
 def keep(search: Search, asked: Asked, tuning: Tuning) -> None:
@@ -44,15 +70,24 @@ def keep(search: Search, asked: Asked, tuning: Tuning) -> None:
     if path is not None:
         results.record_artifact(search.store, asked.id, WEIGHTS, str(path))
         tuning.keep(path)
+        for left in unfinished(path):  # by a worker that died while it wrote
+            left.unlink(missing_ok=True)
 
 
 def save(search: Search, asked: Asked, tuning: Tuning, last: bool) -> None:
     """Write the state of the training at a rung; at a trial's last one only if it may stay. Raises LeaseLost, OSError."""
     if last and not stays(search, asked):
         return
-    leases.heartbeat(search.store, asked.id)  # a worker that lost its lease must not put an old state over a new one
-    results.record_artifact(search.store, asked.id, STATE, str(state_path(search, asked)))
     tuning.save()
+    for left in unfinished(state_path(search, asked)):
+        left.unlink(missing_ok=True)
+
+
+def note_state(search: Search, asked: Asked) -> None:
+    """To be called before a state is written: a worker that lost its lease must not put an old state over a new one, and a file must be known of. Raises
+    LeaseLost."""
+    leases.heartbeat(search.store, asked.id)
+    results.record_artifact(search.store, asked.id, STATE, str(state_path(search, asked)))
 
 
 def stays(search: Search, asked: Asked) -> bool:
@@ -63,14 +98,14 @@ def stays(search: Search, asked: Asked) -> bool:
 def settle_state(search: Search, asked: Asked) -> None:
     """Delete the state of a trial that has ended, unless it stays."""
     path = state_path(search, asked)
-    if not stays(search, asked) and path.exists() and discard(path):
+    if not stays(search, asked) and is_seen(path) and discard(path):
         results.forget_artifact(search.store, str(path))
 
 
 def discard(path: Path) -> bool:
     """Delete a file of a trial, False if that is refused."""
     try:
-        for file in (path, path.with_suffix(UNFINISHED)):
+        for file in (path, *unfinished(path)):
             file.unlink(missing_ok=True)
     except OSError as error:
         log.warning("%s cannot be deleted: %s", path, error.strerror)
@@ -83,14 +118,26 @@ def tidy(search: Search) -> None:
 
     A file that is on another machine, or that may not be deleted, stays, and so does the note of it.
     """
-    for path in map(Path, standing.droppable(search.store, search.id, WEIGHTS, STATE, everything=search.settings.keep == "all")):
+    useless = standing.droppable(search.store, search.id, WEIGHTS, STATE, everything=search.settings.keep == "all")
+    for path in map(Path, useless + (states_of_ended(search) if search.settings.keep == "none" else [])):
         if is_seen(path) and discard(path):
             results.forget_artifact(search.store, str(path))
 
 
+def states_of_ended(search: Search) -> list[str]:
+    """Also of trials that ended without a worker, by their third lost lease."""
+    live = {trial.number for trial in trials.running_trials(search.store, search.id)}
+    return [path for number, paths in results.artifacts(search.store, search.id, STATE).items() if number not in live for path in paths]
+
+
+def unfinished(path: Path) -> Iterator[Path]:
+    """What is being written, or was when a worker died, for this file."""
+    return path.parent.glob(f"{path.name}.*{UNFINISHED}")
+
+
 def is_seen(path: Path) -> bool:
     """Whether a noted file is on this machine. One of another machine is left to it, also where there is such a folder here."""
-    return path.exists() or path.with_suffix(UNFINISHED).exists()
+    return path.exists() or any(unfinished(path))
 
 
 def disk_need(model: Path, keep: str, trials: int) -> str:

@@ -98,14 +98,14 @@ def say(console: Console, line: str) -> None:
 
 
 def announce(settings: Settings, study, registered, warnings: list[str], console: Console) -> None:
-    from hpo import keeping
+    from hpo import keeping, tried
     from hpo.identity import model_folder
     from storage import leases
 
     counts = leases.counts(study.store, study.id)
     verb = "new" if registered.created else f"resumed with {counts.finished} finished"
     say(console, f"study {settings.study} ({verb}): {registered.trials} trials of {', '.join(study.objectives.names)}")
-    for warning in warnings:
+    for warning in (*tried.warnings(settings.engine), *warnings):
         say(console, f"warning: {warning}")
     say(console, keeping.disk_need(model_folder(settings), settings.keep, registered.trials))
 
@@ -129,7 +129,7 @@ def show(settings: Settings, study, console: Console, status: int) -> Found:
     if rows:
         table.render(rows, "table", study.objectives.names, out)
     else:
-        say(out, "no trial has finished yet, so there is no front")
+        say(out, "no evaluated rung meets the constraints, so there is no front" if points else "no rung is evaluated yet, so there is no front")
     for line in closing(settings, study, known, found):
         say(out, line)
     return found

@@ -23,7 +23,7 @@ OTHER_STYLE = ("#7F7F7F", "*", "star")  # of a method that this version does not
 LOG_RATIO = 10.0  # an axis is logarithmic from here on, largest over smallest value
 BEYOND = {False: 2.0, True: 0.5}  # spans of the values that intervals may add on either side, on linear and logarithmic axes
 MARGIN = 0.06  # of the span, around everything
-EMPTY = "no trial has finished yet"
+EMPTY = "no rung is evaluated yet"
 TITLE_WIDTH, TITLE_LINES, WORDS_WIDTH = 80, 2, 70  # characters
 MOST_NAMED = 3  # trials in one point's label
 # Named one by one, since plotly's own choice has a button that sends the chart to a server.

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 requested = threading.Event()
-_state: dict[str, Any] = {"interruptible": False, "at_rest": None}
+_state = {"interruptible": False}
 
 
 class Stopped(BaseException):
@@ -27,17 +26,6 @@ def _ask(number: int, frame: object) -> None:
     if _state["interruptible"]:
         _state["interruptible"] = False  # a second signal must not cut the giving back in two
         raise Stopped
-    if _state["at_rest"] is not None:
-        at_rest, _state["at_rest"] = _state["at_rest"], None
-        at_rest()
-
-
-def at_rest(call: Callable[[], None] | None) -> None:
-    """What a request to stop calls while the main thread is left to somebody else (Ray, between two rungs); at once if there was one. None: nothing."""
-    _state["at_rest"] = call
-    if call is not None and requested.is_set():
-        _state["at_rest"] = None
-        call()
 
 
 @contextlib.contextmanager

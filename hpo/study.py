@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.distributions import distribution_to_json
 
-from hpo import constraints, spaces, volume, warm_start
+from hpo import code, constraints, spaces, volume, warm_start
 from hpo import objectives as objective_table
 from hpo.agenda import MOST_DUPLICATES, Agenda, Entry
 from hpo.errors import BadSetting
@@ -145,7 +145,7 @@ class Search:
         for name in PATHS:
             if free[name] is not None and is_place(name, free[name]):
                 free[name] = str(Path(free[name]).absolute())
-        return {**free, "space": self.space.name, "deadline": None if self.settings.hours is None else leases.now(self.store) + 3600 * self.settings.hours}
+        return {**free, "space": self.space.name, "code": code.content_hash(), "deadline": None if self.settings.hours is None else leases.now(self.store) + 3600 * self.settings.hours}
 
     # Asking.
 

@@ -77,7 +77,9 @@ def evaluate(search: Search, inner: InnerLoop, asked: Asked) -> Generator[int, N
 
         with ExitStack() as stack:
             with stopping.interruptible():
-                tuning = stack.enter_context(Tuning(inner, asked.candidate, asked.repeat, on_stage, keeping.state_path(search, asked), on_loss))
+                keeping.inherit_state(search, inner, asked, left[0])
+                tuning = stack.enter_context(Tuning(inner, asked.candidate, asked.repeat, on_stage, keeping.state_path(search, asked), on_loss,
+                                                    partial(keeping.note_state, search, asked)))
             for steps in left:
                 with stopping.interruptible():
                     result = tuning.to(steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -28,16 +29,18 @@ class Tuning:
                 result = tuning.to(steps)
                 tuning.save()
 
-    state: file for the state of the training, or None; what is there already is gone on from. on_loss: is told each point of the held-out loss.
+    state: file for the state of the training, or None; what is there already is gone on from; written by `save`, and every --checkpoint-every steps. on_save: is
+    called before each writing, and may forbid it by raising. on_loss: is told each point of the held-out loss.
     Raises TrainingDiverged, BadSelection, NoMemory, NotFinite: the candidate's own fault.
     """
 
     def __init__(self, inner: InnerLoop, candidate: Candidate, repeat: int = 0, on_stage: Stage = lambda stage: None, state: Path | None = None,
-                 on_loss: held_out.Report = lambda step, train, twin: None):
-        self.inner, self.candidate, self.state = inner, candidate, state
+                 on_loss: held_out.Report = lambda step, train, twin: None, on_save: Callable[[], None] = lambda: None):
+        self.inner, self.candidate, self.state, self.on_save = inner, candidate, state, on_save
         self.on_stage, self.clock, self.curve = on_stage, Clock(on_stage), held_out.Curve(on_loss)
         self.seed = inner.training_seed(candidate, repeat)
         self.stack = ExitStack()
+        self.training: Training | None = None
 
     def __enter__(self) -> Tuning:
         self.started = time.monotonic()
@@ -49,13 +52,16 @@ class Tuning:
             self.subset = inner.apply(candidate, self.seed)
             stack.callback(self.subset.restore)
             self.clock.stop()
-            self.training: Training = stack.enter_context(inner.training(candidate, self.seed, self.subset, self.learned, on_step=self.told,
+            self.training = stack.enter_context(inner.training(candidate, self.seed, self.subset, self.learned, on_step=self.told,
                                                                          evaluations=inner.held_out(self.curve), state=self.state))
             self.stack = stack.pop_all()
         return self
 
     def __exit__(self, *raised) -> bool | None:
-        return self.stack.__exit__(*raised)
+        try:
+            return self.stack.__exit__(*raised)
+        finally:  # they know one another, so that their tensors would stay until the next collection of garbage
+            self.training = self.subset = self.learned = None
 
     @property
     def done(self) -> int:
@@ -63,11 +69,16 @@ class Tuning:
         return self.training.done
 
     def told(self, step: int) -> None:
+        every = self.inner.settings.checkpoint_every
+        if every and step % every == 0:
+            self.save()
         if step == 1 or step % max(self.candidate.steps // STAGES_A_TRAINING, 1) == 0:
             self.on_stage(f"step {step} of {self.candidate.steps}")
 
     def train(self, steps: int) -> None:
-        """Train to `steps`, without measuring there."""
+        """Train to `steps`, without measuring there. Raises ValueError where the state that it went on from is beyond them."""
+        if self.done > steps:
+            raise ValueError(f"the training is at step {self.done}, beyond the {steps} that are to be measured")
         with memory_named(self.candidate.words, self.inner.settings):
             self.training.run_to(steps)
 
@@ -94,5 +105,7 @@ class Tuning:
             checkpoint.save(path, self.subset, replace(self.candidate, steps=self.done), self.inner.pipeline.hash, self.inner.settings.precision)
 
     def save(self) -> None:
-        """Write the state of the training, from which another worker, or a longer training, goes on."""
-        self.training.save()
+        """Write the state of the training, from which another worker, or a longer training, goes on. Raises OSError, and what `on_save` does."""
+        if self.state is not None:
+            self.on_save()
+            self.training.save()

@@ -13,7 +13,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hpo import home, stopping
+from hpo import code, home, keeping, stopping
 from hpo.command import INTERRUPTED, Parser, decimal, leave, one_line_errors, store_url, whole
 from hpo.errors import BadSetting
 from hpo.settings import Settings, check_device
@@ -24,7 +24,7 @@ from storage.retrying import PATIENCE_SECONDS
 from storage.store import Store, open_store, worker_name
 
 if TYPE_CHECKING:
-    from hpo.study import Ended
+    from hpo.study import Asked, Ended
 
 log = logging.getLogger("hpo.worker")
 
@@ -52,19 +52,29 @@ class Rung:
     steps: int
 
 
+@dataclass(frozen=True)
+class Over:
+    """A trial has ended, or was given to others. outcome: as `run_trial` gives it; steps: its last evaluated rung, 0 if there is none."""
+
+    trial: int
+    steps: int
+    outcome: str
+
+
 class Worker:
     """One process's part in a study: the loaded base model and one trial after the other. Every engine runs this."""
 
     def __init__(self, url: str, study: str, device: str = "auto", paths: dict[str, str] | None = None):
         """Join a registered study.
 
-        Raises UnknownStudy, SettingsDiffer where this machine's contents are others, BadData, BadModel, BadSetting for a
+        Raises UnknownStudy, OtherCode, SettingsDiffer where this machine's contents are others, BadData, BadModel, BadSetting for a
         device that is not there.
         """
         from hpo.inner_loop import LOADING, InnerLoop, check_usable, memory_named, pick_device
         from hpo.study import Search
 
         store = open_store(url, worker_name())
+        code.check(study, results.settings(store, results.study_id(store, study))["free"].get("code"))
         settings = replace(stored_settings(store, study), study=study, **(paths or {}))
         chosen = pick_device(device)
         check_usable(chosen)
@@ -76,7 +86,8 @@ class Worker:
         self.record_references()
         self.away_since: float | None = None
         self.running: Generator[int, None, str] | None = None  # a trial between two rungs
-        self.number = -1  # of that trial
+        self.asked: Asked | None = None  # that trial
+        self.reached = 0  # its last evaluated rung, in steps
 
     def record_references(self) -> None:
         """What the joint reward and the hypervolume are measured against; the first worker's stay."""
@@ -88,9 +99,8 @@ class Worker:
                                   m_base=base[memorization].value, scores=plain(base),
                                   base={"real": plain(real), "parameters": self.inner.units.total})
 
-    def step(self) -> Ended | Rung | str | None:
-        """Run a trial to its next rung, or to its end, whose outcome it gives, or wait a moment if there is none to run now; the end of the study once it
-        has come.
+    def step(self) -> Ended | Rung | Over | None:
+        """Run a trial to its next rung, or to its end, or wait a moment if there is none to run now; the end of the study once it has come.
 
         A database that is away is asked again for PATIENCE_SECONDS, then StorageUnreachable is raised.
         """
@@ -106,9 +116,10 @@ class Worker:
                     return asked
                 if isinstance(asked, Asked):
                     log.info("trial %d: %s", asked.number, asked.candidate.words)
-                    self.running, self.number = run_trial(self.search, self.inner, asked), asked.number
+                    self.running, self.asked = run_trial(self.search, self.inner, asked), asked
+                    self.reached = max(asked.known or (), default=0)
             if self.running is not None:
-                return self.advance(self.running)
+                return self.advance(self.running, self.asked)
         except LeaseLost as error:  # while it was proposed: this process slept for longer than a lease
             log.warning("a trial was lost before it began: %s", error)
         except StorageUnreachable as error:
@@ -120,21 +131,23 @@ class Worker:
             time.sleep(WAIT_SECONDS)
         return None
 
-    def advance(self, running: Generator[int, None, str]) -> Rung | str:
+    def advance(self, running: Generator[int, None, str], asked: Asked) -> Rung | Over:
         """On to the trial's next rung, or to its end."""
         try:
-            steps = next(running)
+            self.reached = next(running)
         except StopIteration as end:
             self.running = None
-            log.info("trial %d %s", self.number, end.value)
-            return end.value
+            log.info("trial %d %s", asked.number, end.value)
+            if end.value in ("finished", "stopped"):  # at its next rung
+                self.reached = next((steps for steps in asked.rungs if steps > self.reached), self.reached)
+            return Over(asked.number, self.reached, end.value)
         except BaseException:
             self.running = None
             raise
-        log.info("trial %d is evaluated at %d steps", self.number, steps)
-        return Rung(self.number, steps)
+        log.info("trial %d is evaluated at %d steps", asked.number, self.reached)
+        return Rung(asked.number, self.reached)
 
-    def turn(self) -> Ended | Rung | str:
+    def turn(self) -> Ended | Rung | Over:
         """Run a trial to its next rung or end, waiting until there is one to run; or the study's end. Raises Stopped."""
         while True:
             try:
@@ -163,16 +176,16 @@ class Worker:
 
 
 def check_writable(settings: Settings) -> None:
-    """BadSetting where kept tensors cannot be written: the study's folder may be that of another user or machine."""
-    if settings.keep == "none":
-        return
-    folder = home.study_folder(settings.out, settings.study)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise BadSetting(f"--out {settings.out}: kept tensors cannot be written there ({error.strerror}), give a folder of this machine") from error
+    """BadSetting where tensors or training states cannot be written: the study's folder may be that of another user or machine."""
+    states = "out" if settings.checkpoints is None else "checkpoints"
+    wanted = [("out", home.study_folder(settings.out, settings.study), "kept tensors")] if settings.keep != "none" else []
+    for name, folder, what in (*wanted, (states, keeping.states(settings), "training states")):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise BadSetting(f"--{name} {getattr(settings, name)}: {what} cannot be written there ({error.strerror}), give a folder of this machine") from error
 
 
 def die_with_parent() -> None:

@@ -114,6 +114,11 @@ def has_worked(store: Store, study_id: int) -> bool:
     return _rows(store, query, study=study_id)[0]["found"]
 
 
+def evaluated(store: Store, study_id: int) -> int:
+    """How many rungs were evaluated, of whatever trials: it grows as long as anybody gets anywhere."""
+    return _rows(store, "SELECT count(*) AS found FROM peft_pareto.rungs WHERE study_id = :study", study=study_id)[0]["found"]
+
+
 def values_at(store: Store, trial_id: int, steps: int) -> list[float]:
     """The objectives' scores of an evaluated rung, in order; [q, m] in a joint_reward study."""
     return list(_rows(store, "SELECT values FROM peft_pareto.rungs WHERE trial_id = :trial AND steps = :steps", trial=trial_id, steps=steps)[0]["values"])

@@ -41,7 +41,7 @@ def trials(database: str) -> list[Asked]:
     for point in POINTS:
         asked, measured = finished_study.ask(search), finished_study.result(*point)
         notes.write(search, asked, measured)
-        search.finish(asked, measured.scores, 1.0)
+        finished_study.tell(search, asked, measured.scores)
         done.append(asked)
     yield done
     search.store.close()
