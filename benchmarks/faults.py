@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.documents import DOCS, table, write_part
 from benchmarks.faults_counts import Counts, counted, front_hashes, front_roots
-from benchmarks.faults_left import forgotten_memory, processes, shared_memory, stray_files, temporary_files
+from benchmarks.faults_left import processes, shared_memory, stray_files, temporary_files
 from benchmarks.faults_plans import PLANS
 from benchmarks.faults_study import FaultyStudy, Load, NotPossible, Place
 from hpo.command import one_line_errors
@@ -56,7 +56,7 @@ class Row:
 
 def suffer(fault: str, place: Place) -> Row:
     """Do a fault to a study of its own, and count. The server runs for it alone."""
-    started, memory = time.monotonic(), shared_memory()
+    started = time.monotonic()
     embedded.start(place.home)
     study = FaultyStudy(place, fault, place.home / "out" / fault)
     with ExitStack() as stack:
@@ -72,7 +72,7 @@ def suffer(fault: str, place: Place) -> Row:
     left += [f"process {each.pid} ({' '.join(each.cmdline()[:4])})" for each in processes(place.home, servers=False)]
     embedded.stop(place.home)
     left += [f"process {each.pid} ({each.name()})" for each in processes(place.home, servers=True)]
-    left += [f"shared memory {name}" for name in forgotten_memory(memory)]
+    left += [f"shared memory {name}" for name in sorted(place.memory & shared_memory())]
     left += [f"temporary file {name}" for name in temporary_files(place.temporary)]
     wrong = [*counts.wrong, *([f"{len(left)} left behind"] if left else []), *([f"it ended with {ended.status}: {ended.reason}"] if ended.status else []),
              *(f"a worker died by itself: {words}" for words in study.deaths)]

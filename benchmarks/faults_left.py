@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -10,6 +11,7 @@ import psutil
 from storage.embedded import HOME_VARIABLE
 
 SHARED_MEMORY, SEGMENTS = Path("/dev/shm"), Path("/proc/sysvipc/shm")
+SEGMENT = "System V segment "
 SERVER_NAME = "postgres"
 
 
@@ -28,29 +30,24 @@ def processes(home: Path, servers: bool) -> list[psutil.Process]:
 
 
 def shared_memory() -> set[str]:
-    """Files of POSIX shared memory, and System V segments as `segment ID of process PID`."""
+    """What there is on this machine: files of POSIX shared memory by name, System V segments by SEGMENT and their id."""
     files = {path.name for path in SHARED_MEMORY.iterdir()} if SHARED_MEMORY.is_dir() else set()
     rows = [line.split() for line in SEGMENTS.read_text().splitlines()[1:]] if SEGMENTS.exists() else []
-    return files | {f"segment {row[1]} of process {row[4]}" for row in rows}
+    return files | {SEGMENT + row[1] for row in rows}
 
 
-def is_in_use(name: str) -> bool:
-    """Whether a living process has this shared memory: it may be that of a program beside this one."""
-    if name.startswith("segment "):
-        return psutil.pid_exists(int(name.rsplit(" ", 1)[1]))
-    path = str(SHARED_MEMORY / name)
-    for process in psutil.process_iter():
+def mapped_memory(pids: Iterable[int]) -> set[str]:
+    """What of it these processes have; programs beside this one have some too, which is none of ours."""
+    found = set()
+    for pid in pids:
         try:
-            if any(each.path.split(" (deleted)")[0] == path for each in process.memory_maps(grouped=False)):
-                return True
-        except (psutil.Error, OSError):
+            lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+        except OSError:  # it has ended
             continue
-    return False
-
-
-def forgotten_memory(before: set[str]) -> list[str]:
-    """Shared memory that is new and that no living process has."""
-    return sorted(name for name in shared_memory() - before if not is_in_use(name))
+        for columns in (line.split(maxsplit=5) for line in lines if "/SYSV" in line or f"{SHARED_MEMORY}/" in line):
+            path = columns[5].removesuffix(" (deleted)")
+            found.add(SEGMENT + columns[4] if path.startswith("/SYSV") else path.removeprefix(f"{SHARED_MEMORY}/"))
+    return found
 
 
 def temporary_files(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from sqlalchemy import text
 
+from benchmarks.faults_left import mapped_memory
 from hpo.settings import Settings
 from storage import cluster, embedded, leases, system_user
 from storage.embedded import HOME_VARIABLE
@@ -65,7 +66,7 @@ class Place:
         self.load = load
         self.home = Path(tempfile.mkdtemp(prefix="pp-faults-"))  # short, for the server's socket
         self.temporary, self.logs = self.home / "temporary", self.home / "logs"
-        self.postmasters: set[int] = set()
+        self.memory: set[str] = set()  # shared memory that anything of ours has had
 
     def __enter__(self) -> Place:
         self.temporary.mkdir()
@@ -116,8 +117,17 @@ class Place:
     def data(self) -> Path:
         return (self.home / "postgres").resolve()
 
+    def note_memory(self, pids: Iterable[int] = ()) -> None:
+        """Remember what shared memory the server and these processes have now."""
+        try:
+            postmaster = [int((self.data / "postmaster.pid").read_text().splitlines()[0])]
+        except (OSError, ValueError, IndexError):  # it is stopped
+            postmaster = []
+        self.memory |= mapped_memory([*postmaster, *pids])
+
     def restart_server(self) -> None:
         """As after a crash: all connections are broken, nothing is written down, recovery follows."""
+        self.note_memory()
         done = subprocess.run([str(cluster.program("pg_ctl")), "stop", "-w", "-m", "immediate", "-D", str(self.data)], cwd="/", stdout=subprocess.DEVNULL,
                               stderr=subprocess.PIPE, text=True, **system_user.run_as())
         if done.returncode:
@@ -260,6 +270,7 @@ class FaultyStudy:
         raise TimeoutError(f"it did not end within {self.load.minutes:g} minutes: {leases.counts(self.search.store, self.search.id)}")
 
     def look(self, over: bool) -> Ended | None:
+        self.place.note_memory(each.process.pid for each in self.workers)
         if over or not self.registered:
             return self.search.state() if over else None
         counts = leases.counts(self.search.store, self.search.id)

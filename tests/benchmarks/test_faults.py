@@ -102,16 +102,16 @@ def test_scores_agree_only_if_all_do() -> None:
 
 
 def test_shared_memory_of_a_killed_process_is_found() -> None:
-    before = faults_left.shared_memory()
     code = ("from multiprocessing import resource_tracker, shared_memory; m = shared_memory.SharedMemory(create=True, size=4096);"
             "resource_tracker.unregister(m._name, 'shared_memory'); print(m.name, flush=True); import time; time.sleep(60)")
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     name = process.stdout.readline().strip()
     try:
-        assert name not in faults_left.forgotten_memory(before), "a living process has it"
+        assert faults_left.mapped_memory([process.pid]) == {name}
+        assert name not in faults_left.mapped_memory([os.getpid()])
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-        assert name in faults_left.forgotten_memory(before)
+        assert name in faults_left.shared_memory()
     finally:
         process.kill()
         (faults_left.SHARED_MEMORY / name).unlink()
