@@ -152,7 +152,7 @@ class Search:
     def ask(self) -> Asked | Wait | Ended:
         """The next trial to run, under a lease of this worker. One worker of the study asks at a time."""
         bad_proposals = 0
-        with leases.translated(), leases.asking(self.store, self.id):
+        with leases.translated(), leases.asking(self.store, self.id) as self.turn:
             while bad_proposals < MOST_BAD_PROPOSALS:
                 trials.expire(self.store, self.id)
                 counts = leases.counts(self.store, self.id)
@@ -235,6 +235,7 @@ class Search:
         candidate = entry.candidate
         parameters, distributions, internal = described(proposal)
         outcome, reason = why or (None, None)
+        self.turn.check()
         attributes = {**proposal.user_attrs, **({"baseline": entry.baseline} if entry.baseline else {}), **({"repeat": entry.repeat} if entry.repeat else {})}
         started = trials.start(self.store, self.id, request=request(), candidate=self.row(candidate, entry), parameters=parameters, distributions=distributions,
                                internal=internal, user_attrs=attributes, system_attrs=proposal.system_attrs, outcome=outcome, reason=reason)

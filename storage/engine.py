@@ -185,20 +185,33 @@ def optuna_storage(url: str, worker: str | None = None) -> RDBStorage:
     return storage
 
 
+#: Ends the connection that has held an advisory lock of this database without a word for so many seconds.
+END_SILENT_HOLDER = """
+SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+    WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = :space AND l.objid::bigint = :key AND l.objsubid = 2
+      AND a.datname = current_database() AND a.state = 'idle' AND clock_timestamp() - a.state_change > make_interval(secs => :patience)
+"""
+
+
 @contextlib.contextmanager
-def advisory_lock(engine: Engine, key: int) -> Iterator[None]:
+def advisory_lock(engine: Engine, key: int, patience: float | None = None) -> Iterator[sqlalchemy.Connection]:
     """Holds the advisory lock (LOCK_SPACE, key) on a connection of its own; the server lets go if this process dies.
 
-    Asks again and again instead of waiting in the server, so that Ctrl-C works.
+    Asks again and again instead of waiting in the server, so that Ctrl-C works. patience: seconds after which a holder that says nothing on its
+    connection, which is what this gives, is taken for gone, though the server still sees it (a paused process, a network that
+    went mute): its connection is ended. None: wait for ever.
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         keys = {"space": LOCK_SPACE, "key": key}
-        pause = 0.01
+        pause, asked = 0.01, time.monotonic()
         while not connection.scalar(sqlalchemy.text("SELECT pg_try_advisory_lock(:space, :key)"), keys):
             time.sleep(pause)
             pause = min(pause * 1.5, 0.2)
+            if patience is not None and time.monotonic() - asked > patience:
+                connection.execute(sqlalchemy.text(END_SILENT_HOLDER), {**keys, "patience": patience})
+                asked = time.monotonic()
         try:
-            yield
+            yield connection
         finally:
             try:
                 connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:space, :key)"), keys)

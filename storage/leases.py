@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import psycopg2
-from sqlalchemy import exc, text
+from sqlalchemy import Connection, exc, text
 
 from storage.engine import advisory_lock, first_line
 from storage.errors import BadValue, LeaseLost, NoWorker, StorageError, StorageUnreachable, StudyFull
@@ -22,6 +22,8 @@ from storage.store import Store
 #: A heartbeat every quarter of a lease: three may be lost before the lease runs out.
 BEATS_PER_LEASE = 4
 MOST_SECONDS_BETWEEN_BEATS = 30.0
+#: Others wait so long for a worker whose turn it is to ask and that says nothing.
+TURN_SECONDS = 20.0
 
 #: SQLSTATEs of what passes: 08 connection, 53 no memory, disk or connection left, 57P stopping or starting, 25006 a standby
 #: that is not yet the primary, 25P03 idle for too long in a transaction, 40 deadlock.
@@ -88,15 +90,53 @@ def translated() -> Iterator[None]:
         raise ours from error
 
 
-@contextlib.contextmanager
-def asking(store: Store, study_id: int) -> Iterator[None]:
-    """One worker of the study at a time, over all machines; the server lets go if the process dies.
+class Turn:
+    """The turn to ask, said again on its connection from a daemon thread, so that a long proposal is told from a process that is paused."""
 
-    Hold it around `trials.expire`, `take`, the proposal, the search for duplicates and `start`, so that the sampler sees one history.
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._lock, self._over = connection, threading.Lock(), threading.Event()
+        self._lost: StorageUnreachable | None = None
+        self._thread = threading.Thread(target=self._run, name="turn to ask", daemon=True)
+
+    def check(self) -> None:
+        """Raises StorageUnreachable if the turn is lost: what was proposed may have been proposed by another one since."""
+        with self._lock:
+            if self._lost is None:
+                try:
+                    with translated():
+                        self._connection.execute(text("SELECT 1"))
+                except StorageUnreachable as error:
+                    self._lost = error
+            if self._lost is not None:  # for good: the connection would come back without the lock
+                raise self._lost
+
+    def __enter__(self) -> Turn:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._over.set()
+        self._thread.join()  # the connection is going to be used by its owner
+
+    def _run(self) -> None:
+        while not self._over.wait(TURN_SECONDS / BEATS_PER_LEASE):
+            try:
+                self.check()
+            except StorageUnreachable:  # the holder's own check says so again
+                return
+
+
+@contextlib.contextmanager
+def asking(store: Store, study_id: int) -> Iterator[Turn]:
+    """One worker of the study at a time, over all machines; the server lets go if the process dies, and others take the turn from
+    one that has been silent for TURN_SECONDS (paused, or cut off without the server's knowledge).
+
+    Hold it around `trials.expire`, `take`, the proposal, the search for duplicates and `start`, so that the sampler sees one history; check the turn
+    before `start`.
     """
     # Keys from 1 on: 0 is the lock of the schema, and Optuna's ids begin at 1.
-    with advisory_lock(store.engine, study_id):
-        yield
+    with advisory_lock(store.engine, study_id, patience=TURN_SECONDS) as connection, Turn(connection) as turn:
+        yield turn
 
 
 def heartbeat(store: Store, trial_id: int, stage: str | None = None) -> float:

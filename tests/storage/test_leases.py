@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -80,6 +81,51 @@ def test_asking_lets_one_worker_in_at_a_time(study: Callable, opened: Callable) 
     for thread in threads:
         thread.join()
     assert most == [1]
+
+
+PAUSED = """
+import sys, storage
+from storage import leases
+from storage.errors import StorageUnreachable
+leases.TURN_SECONDS = 1.0
+store = storage.open(sys.argv[1], sys.argv[2])
+with leases.asking(store, int(sys.argv[3])) as turn:
+    turn.check()
+    print("asked", flush=True)
+    sys.stdin.readline()
+    try:
+        turn.check()
+    except StorageUnreachable:
+        print("lost", flush=True)
+"""
+
+
+def test_a_paused_worker_loses_its_turn_and_a_slow_one_keeps_it(study: Callable, opened: Callable, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "TURN_SECONDS", 1.0)
+    made, other = study(), opened()
+    taken: list[float] = []
+
+    def ask() -> None:
+        with leases.asking(other, made.id):
+            taken.append(time.monotonic())
+
+    command = [sys.executable, "-c", PAUSED, server, worker_name(), str(made.id)]
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert worker.stdout.readline() == "asked\n"
+        waiting = threading.Thread(target=ask)
+        waiting.start()
+        time.sleep(4)
+        assert not taken, "it is slow, but says so"
+        worker.send_signal(signal.SIGSTOP)
+        waiting.join(timeout=30)
+        assert taken, "nobody could ask while a worker was paused in its turn"
+        worker.send_signal(signal.SIGCONT)
+        assert worker.communicate("go on\n", timeout=30)[0] == "lost\n"
+        assert worker.returncode == 0
+    finally:
+        worker.kill()
+        worker.wait()
 
 
 KILLED = """
