@@ -128,33 +128,31 @@ def known_rungs(store: Store, study_id: int, root: str, repeat: int = 0) -> dict
     return found
 
 
-def rungs_since(store: Store, study_id: int, recorded: int = 0, replicates: bool = False) -> list[RungRow]:
+def rungs_since(store: Store, study_id: int, recorded: int = 0, replicates: bool = False, texts: dict[int, str] | None = None) -> list[RungRow]:
     """Evaluated rungs of the study with a larger `recorded` than given, in that order, whatever became of their trials.
 
-    Nothing is missed by asking next time from the last one's number: numbers ascend in the order of commits.
+    Nothing is missed by asking next time from the last one's number: numbers ascend in the order of commits. texts: of
+    distributions that were read before, by their id, and are not read again; what is new is added.
     """
-    # A trial's parameters and a set's distributions are sent and read once.
     rows = (
         "SELECT r.recorded, r.trial_id, t.number, r.steps, r.hash, c.root, c.repeat, c.method, r.values, r.seconds, r.feasible, r.violations, "
-        "c.baseline, c.yardstick, c.steps AS own_steps, r.again, c.distributions_id "
+        "c.baseline, c.yardstick, c.steps AS own_steps, r.again, c.distributions_id, CAST(c.parameters AS text) AS parameters "
         "FROM peft_pareto.rungs r JOIN trials t USING (trial_id) JOIN peft_pareto.candidates c USING (trial_id) "
         "WHERE r.study_id = :study AND r.recorded > :recorded ORDER BY r.recorded"
     )
-    parameters = (
-        "SELECT trial_id, CAST(parameters AS text) FROM peft_pareto.candidates WHERE study_id = :study AND trial_id IN "
-        "(SELECT trial_id FROM peft_pareto.rungs WHERE study_id = :study AND recorded > :recorded)"
-    )
-    kinds = "SELECT distributions_id, json FROM peft_pareto.distributions WHERE study_id = :study"
-    given = {"study": study_id, "recorded": int(recorded)}
+    kinds = "SELECT distributions_id, json FROM peft_pareto.distributions WHERE study_id = :study AND distributions_id = ANY (:wanted)"
+    texts = {} if texts is None else texts
     with leases.translated(), store.at_once.connect() as connection:
-        found = connection.execute(text(rows), given).all()
+        found = connection.execute(text(rows), {"study": study_id, "recorded": int(recorded)}).all()
         if not found:
             return []
-        texts = dict(connection.execute(text(kinds), given).tuples().all())
-        proposed = {trial: None if said is None else json.loads(said) for trial, said in connection.execute(text(parameters), given)}
+        wanted = {row.distributions_id for row in found} - texts.keys() - {None}
+        if wanted:
+            texts.update(connection.execute(text(kinds), {"study": study_id, "wanted": list(wanted)}).tuples().all())
         draws = _replicates(connection, study_id, recorded) if replicates else {}
+    proposed = {trial: None if said is None else json.loads(said) for trial, said in {row.trial_id: row.parameters for row in found}.items()}
     return [
-        RungRow(*row[:8], tuple(row.values), *row[9:12], proposed.get(row.trial_id), texts.get(row.distributions_id), *row[12:16],
+        RungRow(*row[:8], tuple(row.values), *row[9:12], proposed[row.trial_id], texts.get(row.distributions_id), *row[12:16],
                 draws.get(row.recorded)) for row in found
     ]  # fmt: skip
 
