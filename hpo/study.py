@@ -104,6 +104,7 @@ class Search:
                                          sampler=optuna.samplers.RandomSampler(seed=settings.seed), load_if_exists=True)
         self.id = self.study._study_id
         self.agenda = Agenda(self)
+        self.sizes: dict[Candidate, int | None] = {}  # of the last candidate alone
 
     @cached_property
     def recall(self) -> Recall:
@@ -246,10 +247,12 @@ class Search:
 
     def trainable(self, candidate: Candidate) -> int | None:
         """Parameters that it trains, None where it cannot be trained on this model, which its trial says in its own words."""
-        try:
-            return self.trained.check(candidate)
-        except BadSelection:
-            return None
+        if candidate not in self.sizes:  # asked for twice or three times a proposal, of thousands of tensors
+            try:
+                self.sizes = {candidate: self.trained.check(candidate)}
+            except BadSelection:
+                self.sizes = {candidate: None}
+        return self.sizes[candidate]
 
     def rungs_of(self, candidate: Candidate) -> tuple[int, ...]:
         """The study's rungs below the candidate's own steps, and those."""
