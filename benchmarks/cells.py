@@ -35,10 +35,10 @@ STEPS = (12, 36, 108)  # the rungs of --steps 108, three and a reduction of 3
 SETTINGS = Settings(steps=STEPS[-1], batch_size=16, train_images=30, generated=60, sampling_steps=6, held_out_every=0)
 RATES = 7  # a method, log-spaced over its range, the ends too
 SECOND_SEEDS = 100  # cells that are trained once more with another seed
+FIRST = 150  # cells that are made before those, so that an unfinished table knows its noise
 OBJECTIVES = ("fd", "copy_excess")
 ORDER_SEED = 6  # of the order in which cells are made: pieces of the table are then samples of it
 TABLE = Path(__file__).parent / "cells.npz"
-COLUMNS = ("method", "blocks", "rank", "rate")
 inner: InnerLoop | None = None  # of this process
 
 
@@ -73,7 +73,7 @@ def cells() -> list[Cell]:
     listed = [Cell(name, regions, rank, rate) for name, offer in offers.items() for regions in offer.regions for rank in offer.ranks or (0,) for rate in range(RATES)]
     shuffled = [listed[place] for place in np.random.default_rng(ORDER_SEED).permutation(len(listed))]
     again = [Cell(cell.method, cell.regions, cell.rank, cell.rate, 1) for cell in shuffled[:SECOND_SEEDS]]
-    return shuffled + again
+    return shuffled[:FIRST] + again + shuffled[FIRST:]
 
 
 def start() -> None:
@@ -127,6 +127,9 @@ def pack(folder: Path) -> Iterator[str]:
                               "rank": [cell.rank for cell, _ in there], "rate": [cell.rate for cell, _ in there], "repeat": [cell.repeat for cell, _ in there]}
     for name in ("values", "training", "evaluation", "reason"):
         arrays[name] = np.stack([found[name] for _, found in there])
+    start()
+    base = inner.base_scores()
+    arrays["base"] = [base[name].value for name in OBJECTIVES]
     arrays["deviations"] = np.stack([found["replicates"] - found["values"][:, None] for _, found in there]).astype(np.float16)
     np.savez_compressed(TABLE, **{name: np.asarray(array) for name, array in arrays.items()})
     yield f"{len(there)} of {len(cells())} cells in {TABLE.name}, {TABLE.stat().st_size / 1e6:.1f} MB"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 YARDSTICK = "yardstick"
 LIVE = ("RUNNING", "WAITING")
+MOST_DUPLICATES = 100  # in a row: then the space counts as exhausted
 
 
 @dataclass(frozen=True)
@@ -35,26 +36,19 @@ class Agenda:
 
     def __init__(self, search: Search):
         self.search, self.store, self.settings = search, search.store, search.settings
-        self.settled = False  # the yardstick is there, and all baselines were begun: neither is ever undone
-        self.begun: set[str] = set()  # hashes of candidates in the queue
+        self.begun: set[str] = set()  # hashes of queued candidates that need no second look
+        self.there = self.all_begun = False  # the yardstick is finished, all baselines were begun: neither is ever undone
 
     def waits(self) -> bool:
-        """Whether nothing may run beside the yardstick, which is running, since rewards are measured by it."""
-        if self.settled or not self.search.objectives.is_joint_reward:
+        """Whether nothing may run beside the yardstick, which is running, since rewards are measured by it. One that was left is taken up."""
+        if self.there or not self.search.objectives.is_joint_reward:
             return False
         yardsticks = self.yardsticks()
-        return not self.is_there(yardsticks) and any(row.state in LIVE for row in yardsticks)
+        return not self.is_there(yardsticks) and any(row.state == "RUNNING" for row in yardsticks)
 
     def next(self, counts: Counts) -> Entry | None:
-        return self.first() or self.queued() or self.repeated(counts)
-
-    def first(self) -> Entry | None:
-        """The yardstick, then the baselines."""
-        if self.settled:
-            return None
-        entry = self.yardstick() or self.baseline()
-        self.settled = entry is None and self.is_there(self.yardsticks())
-        return entry
+        """Without the yardstick, which comes before all else."""
+        return self.baseline() or self.queued() or self.repeated(counts)
 
     # The yardstick: full fine-tuning for all steps comes first; if it fails for good, the next baseline by name.
 
@@ -70,8 +64,11 @@ class Agenda:
         return [name for name in (YARDSTICK_METHOD, *sorted(set(BASELINES) - {YARDSTICK_METHOD})) if name not in spent]
 
     def yardstick(self) -> Entry | None:
+        if self.there:
+            return None
         yardsticks = self.yardsticks()
-        if self.is_there(yardsticks) or any(row.state in LIVE for row in yardsticks):
+        self.there = self.is_there(yardsticks)
+        if self.there or any(row.state in LIVE for row in yardsticks):
             return None
         return next((Entry(self.reference(name), YARDSTICK) for name in self.left(yardsticks)), None)
 
@@ -80,10 +77,12 @@ class Agenda:
 
     def baseline(self) -> Entry | None:
         """The first of the papers' methods that was never begun, as a yardstick or not."""
-        if not self.settings.baselines:
+        if self.all_begun or not self.settings.baselines:
             return None
         begun = {row.method for row in standing.baselines(self.store, self.search.id)}
-        return next((Entry(self.reference(name), name) for name in BASELINES if name not in begun), None)
+        self.all_begun = begun.issuperset(BASELINES)
+        entries = (Entry(self.reference(name), name) for name in BASELINES if name not in begun)
+        return next((entry for entry in entries if self.search.under_way(entry.candidate) is None), None)
 
     def queued(self) -> Entry | None:
         """The first candidate of --enqueue or of a warm start's front that was never begun."""
@@ -93,22 +92,22 @@ class Agenda:
                 continue
             if standing.is_begun(self.store, self.search.id, candidate.hash):
                 self.begun.add(candidate.hash)
-            elif self.search.duplicate_of(candidate, 0) is None:
+            elif self.search.duplicate_of(candidate, 0) is None and self.search.under_way(candidate) is None:
                 return Entry(candidate)
         return None
 
     def repeated(self, counts: Counts) -> Entry | None:
-        """A point of the front that was run less often than --repeats says; at most every second trial is a repeat."""
+        """A point of the front that was run less often than --repeats says; at most every second trial is a repeat, while anything else is left."""
         if self.settings.repeats < 2:
             return None
-        missing = self.missing()
-        return missing if missing is not None and 2 * standing.repeats(self.store, self.search.id) < counts.finished + counts.running else None
+        exhausted = counts.duplicates_in_a_row >= MOST_DUPLICATES
+        return self.missing() if exhausted or 2 * standing.repeats(self.store, self.search.id) < counts.finished + counts.running else None
 
     def missing(self) -> Entry | None:
         for candidate, repeats in standing.front_candidates(self.store, self.search.id):
             if repeats < self.settings.repeats:
                 point = Candidate.from_json(candidate)
                 for repeat in range(1, self.settings.repeats):
-                    if self.search.duplicate_of(point, repeat) is None:
+                    if self.search.duplicate_of(point, repeat) is None and self.search.under_way(point, repeat) is None:
                         return Entry(point, repeat=repeat)
         return None

@@ -8,15 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hpo.errors import BadSetting
+from hpo.errors import BadSetting, SearchError
 from metrics.scores import SCORES, Scores
 from trainers.errors import nearest
 
 if TYPE_CHECKING:
     from hpo.settings import Settings
+    from hpo.study import Search
 
 UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 ENDS = ("value", "low", "high")
+PROPOSALS = 1000  # random ones of which one must be within what is known before a training
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
 
@@ -77,6 +79,28 @@ def parse(settings: Settings) -> Constraints:
     if settings.require is not None:
         measured += [requirement(text.strip()) for text in settings.require.split(",") if text.strip()]
     return Constraints(size, share, tuple(measured))
+
+
+def check_reachable(search: Search) -> None:
+    """Raises BadSetting where none of PROPOSALS random proposals meets what is known before a training. Most studies need one proposal to see that."""
+    import numpy as np
+
+    from hpo.proposer import Wished
+
+    if search.constraints.size is None:
+        return
+    generator, total, counts = np.random.RandomState(search.settings.seed), search.trained.units.total, []
+    for _ in range(PROPOSALS):
+        try:
+            count = search.trainable(search.space.propose(Wished({}, generator, ()), search.bounds))
+        except SearchError:  # a trial that is proposed says why
+            continue
+        if count is not None and not told(search.constraints.before(count, total)):
+            return
+        counts += [] if count is None else [count]
+    if counts:
+        raise BadSetting(f"--{search.constraints.size.name}: none of {PROPOSALS:,} random proposals meets it, the smallest trains {min(counts):,} parameters "
+                         f"({min(counts) / total:.3%} of the U-Net): allow as many, or take another --space or --methods")
 
 
 def amount(text: str) -> tuple[float, bool]:

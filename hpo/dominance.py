@@ -123,7 +123,7 @@ def crowding(front: np.ndarray) -> np.ndarray:
     The sum over objectives of the gap between both neighbours, in units of the front's range there (an objective without a range adds
     nothing). Source: Deb et al. 2002, NSGA-II, section III-B; between distinct points, see above.
     """
-    distinct, which = np.unique(front, axis=0, return_inverse=True)
+    distinct, which = without_copies(front)
     distances = np.zeros(len(distinct))
     for values in distinct.T:
         order = np.argsort(values, kind="stable")
@@ -131,7 +131,18 @@ def crowding(front: np.ndarray) -> np.ndarray:
         if high > low:
             distances[order[1:-1]] += (values[order[2:]] - values[order[:-2]]) / (high - low)
             distances[(values == low) | (values == high)] = np.inf
-    return (distances if len(distinct) > 1 else np.array([np.inf]))[which.reshape(-1)]
+    return (distances if len(distinct) > 1 else np.array([np.inf]))[which]
+
+
+def without_copies(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct points in lexicographic order, and which of them each point is, (n, m) -> (k, m) and (n,); np.unique takes three times as long."""
+    order = np.lexsort(points.T[::-1])
+    ordered = points[order]
+    new = np.ones(len(points), bool)
+    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    which = np.empty(len(points), np.int64)
+    which[order] = np.cumsum(new) - 1
+    return ordered[new], which
 
 
 def contributions(front: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -140,7 +151,7 @@ def contributions(front: np.ndarray, reference: np.ndarray) -> np.ndarray:
     Exact: for two objectives by neighbours, else as the difference of two hypervolumes. Of distinct points, see above.
     Source: Beume et al. 2007, SMS-EMOA.
     """
-    distinct, which = np.unique(front, axis=0, return_inverse=True)
+    distinct, which = without_copies(front)
     inside = (distinct < reference).all(axis=1)
     found = np.zeros(len(distinct))
     points = distinct[inside]
@@ -152,7 +163,7 @@ def contributions(front: np.ndarray, reference: np.ndarray) -> np.ndarray:
     else:
         whole = hypervolume(points.tolist(), reference.tolist())
         found[inside] = [whole - hypervolume(np.delete(points, i, axis=0).tolist(), reference.tolist()) for i in range(len(points))]
-    return found[which.reshape(-1)]
+    return found[which]
 
 
 def among_best(points: np.ndarray, which: int, best: int, ranking: str = CROWDING) -> np.ndarray:

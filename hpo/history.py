@@ -69,6 +69,7 @@ class History:
         self.study = optuna.create_study(study_name=NAME, storage=self.storage, directions=self.directions,
                                          sampler=optuna.samplers.RandomSampler(seed=0))
         self.id = self.storage.get_study_id_from_name(NAME)
+        self.common = optuna.search_space.IntersectionSearchSpace()
         self.tried: set[frozenset] = set()  # candidates but for their steps
         self.bred = 0  # generations whose parents Optuna has noted with this study
         for point in self.points:
@@ -110,6 +111,10 @@ class History:
     def add_running(self, trial: Running) -> int:
         shown = self.view.shown(trial.parameters, trial.distributions, trial.steps)
         return self.storage.create_new_trial(self.id, frozen(TrialState.RUNNING, *shown, trial.system_attrs))
+
+    def asked_of_all(self) -> dict[str, BaseDistribution]:
+        """The parameters that every trial has, but for those that have one value only."""
+        return {name: distribution for name, distribution in self.common.calculate(self.study).items() if not distribution.single()}
 
     def was_tried(self, parameters: dict[str, Any]) -> bool:
         """Whether a trial with these parameters as samplers see them, but for the steps, was evaluated or runs."""

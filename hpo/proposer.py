@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -9,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler
+from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import FixedTrial, FrozenTrial
 
 from hpo.errors import SearchError
@@ -19,6 +20,7 @@ from hpo.samplers import LAST, NOTHING, RANDOM_TRIALS, RUNGS, SAMPLERS, made, ra
 from hpo.spaces.base import BadProposal
 
 PROBES = 300  # random proposals that find a space's parameters
+DRAWS = 8  # of TPE, for a proposal at the last rung; a third of them are, or more
 PROBE_STREAM = 1  # of random numbers, apart from the trials'
 RELATIVE = "relative_params"  # what TPE and GP leave with a running trial, which has its parameters here anyway
 
@@ -149,7 +151,7 @@ class Answers(BaseSampler):
     """A space's questions put to one of Optuna's samplers, which sees other distributions than the space asks for: of steps, and of what differs
     from trial to trial. So all that it proposed at once is looked up by name, and taken if the question allows it.
 
-    rungs: where there are any, the trial is to reach the last that the space offers.
+    rungs: where there are any, the trial is to reach the last that the space offers. A model has them all.
     """
 
     def __init__(self, inner: BaseSampler, history: History, seed: int, rungs: tuple[int, ...], fixed: Mapping[str, Any]):
@@ -181,7 +183,22 @@ class Answers(BaseSampler):
             if isinstance(self.inner, NSGAIISampler):
                 self.breed(study, trial)
             self.proposed = self.inner.sample_relative(study, trial, self.inner.infer_relative_search_space(study, trial))
+            if isinstance(self.inner, TPESampler):
+                self.condition(study, trial)
         return self.proposed
+
+    def condition(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Draw again what TPE models together with the steps, until it is for a whole trial: what is good after few steps is not what is good
+        at last. Its other groups of parameters are drawn apart anyway."""
+        together: dict[str, BaseDistribution] = {}
+        for _ in range(DRAWS - 1):
+            if STEPS not in self.proposed or self.nearest(self.proposed[STEPS]) == self.rungs[-1]:
+                return
+            together = together or self.history.asked_of_all()
+            self.proposed |= self.inner.sample_relative(study, trial, together)
+
+    def nearest(self, steps: int) -> int:
+        return min(self.rungs, key=lambda rung: abs(math.log(rung / steps)))
 
     def prepare(self, trial: FrozenTrial) -> None:
         """A trial all of whose answers were fixed belongs to a generation too."""

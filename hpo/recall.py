@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpo import objectives as objective_table
+from hpo import warm_start
 from hpo.distributions import distributions_of
 from hpo.proposer import Point, Proposer
 from hpo.pruning import Pruner
@@ -35,6 +36,7 @@ class Recall:
         self.references: results.References | None = None  # these and the yardstick never change once they are there
         self.yardstick: list[float] | None = None
         self.recorded = 0
+        self.warmed = False
         self.live: set[int] = set()
         self.rewardless: list[trials.RungRow] = []  # read before the yardstick was finished, where the joint reward is the objective
         self.m_yard: float | None = None
@@ -43,19 +45,26 @@ class Recall:
         """Read what is new. Running trials first: one that ends in between is then known with all its rungs before it counts as ended."""
         running = trials.running_trials(self.search.store, self.search.id, self.live)
         rows = trials.rungs_since(self.search.store, self.search.id, self.recorded, replicates=self.pruner is not None, texts=self.texts)
+        live = {trial.number for trial in running}
         for row in rows:
             self.recorded = row.recorded
             self.points.learn(row)
             if row.yardstick and row.steps == row.own_steps:
                 self.m_yard = row.values[-1] if self.search.objectives.is_joint_reward else 0.0
-        for row in self.ready(rows):
+        ready = self.ready(rows)
+        # A trial ends where its last rung stands in the order, whether that is read now or was read before it ended.
+        final = {row.number: row.recorded for row in ready if row.number not in live}
+        for number in sorted(self.live - live - final.keys()):
+            self.proposer.end(number)
+        for row in ready:
             self.learn(row)
+            if final.get(row.number) == row.recorded:
+                self.proposer.end(row.number)
+            if not self.warmed and row.yardstick and row.steps == row.own_steps:
+                self.warm(row.values)
         for trial in running:
             if trial.number not in self.live and trial.parameters:
                 self.proposer.started(trial.number, trial.parameters, distributions_of(trial.distributions), self.attributes(trial.trial_id))
-        live = {trial.number for trial in running}
-        for number in sorted((self.live | {row.number for row in rows}) - live):
-            self.proposer.end(number)
         self.live = live
 
     def known(self) -> results.References | None:
@@ -67,6 +76,13 @@ class Recall:
         """The hypervolume of the study's front as it was when this was refreshed."""
         self.yardstick = self.yardstick or standing.yardstick_values(self.search.store, self.search.id)
         return of_points(self.search.objectives, self.search.settings.reward_weight, self.points.means(), self.known(), self.yardstick)
+
+    def warm(self, yardstick: Sequence[float]) -> None:
+        """Teach the sampler what another study found, once there is a yardstick that it can be scaled by."""
+        self.warmed = True
+        if self.search.settings.warm_start is not None:
+            for point in warm_start.points(self.search, yardstick):
+                self.proposer.learn(point)
 
     def ready(self, rows: Sequence[trials.RungRow]) -> list[trials.RungRow]:
         """Those of which the objectives are known: a joint reward is not before the yardstick is finished."""

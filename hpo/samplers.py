@@ -16,6 +16,7 @@ from trainers.errors import nearest
 
 RANDOM_TRIALS = 10  # before a model proposes; trials, however many rungs they have
 POPULATION = 10  # of NSGA-II: with 50 to 200 trials, 5 to 20 generations
+MUTATION = 0.2  # of each parameter; Optuna's 1 / their number changes mostly such as the trial has not, when the space is flattened
 AUTO = "tpe"  # what --sampler auto takes
 RUNGS, LAST, NOTHING = "rungs", "last", "nothing"
 
@@ -30,7 +31,7 @@ def gp(seed: int, reach: Reach) -> BaseSampler:
 
 
 def nsga2(seed: int, reach: Reach) -> BaseSampler:
-    return optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
+    return optuna.samplers.NSGAIISampler(population_size=POPULATION, mutation_prob=MUTATION, seed=seed)
 
 
 def random(seed: int, reach: Reach) -> BaseSampler:

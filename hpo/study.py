@@ -14,9 +14,9 @@ from typing import Any
 import optuna
 from optuna.distributions import distribution_to_json
 
-from hpo import constraints, spaces
+from hpo import constraints, spaces, warm_start
 from hpo import objectives as objective_table
-from hpo.agenda import Agenda, Entry
+from hpo.agenda import MOST_DUPLICATES, Agenda, Entry
 from hpo.errors import BadSetting
 from hpo.identity import model_folder
 from hpo.proposer import Proposal
@@ -36,7 +36,6 @@ from trainers.errors import BadSelection
 log = logging.getLogger(__name__)
 
 FAILED_BEFORE = "failed_before"  # on the study: failures of former launches, which do not count against this one
-MOST_DUPLICATES = 100  # in a row: then the space counts as exhausted
 MOST_INFEASIBLE = 1000  # in a row: then the constraints are too hard to go on
 MOST_BAD_PROPOSALS = 10  # in a row: then the launch ends, since a user's function gives nothing else
 LEAST_FAILURES, FAILURE_SHARE = 10, 0.2  # DESIGN, decision 1: max(10, N / 5) failed trials are replaced
@@ -104,7 +103,7 @@ class Search:
                                          sampler=optuna.samplers.RandomSampler(seed=settings.seed), load_if_exists=True)
         self.id = self.study._study_id
         self.agenda = Agenda(self)
-        self.sizes: dict[Candidate, int | None] = {}  # of the last candidate alone
+        self.counted: dict[tuple, int | None] = {}  # trainable parameters by what is trained
 
     @cached_property
     def recall(self) -> Recall:
@@ -121,6 +120,7 @@ class Search:
         that means something differs."""
         if asked_for is not None:
             self.space.check(self.bounds)
+            constraints.check_reachable(self)
         # A user's space is compared by content, like model and data: its path may be another.
         space = {"space": self.space.name} if self.space.content is None else {"space_content": self.space.content}
         binding = {**self.settings.meaning(), **space, **identity}
@@ -134,6 +134,7 @@ class Search:
         if asked_for is not None:  # a new launch: whatever made trials fail before may have been mended
             with leases.translated():
                 self.study.set_user_attr(FAILED_BEFORE, leases.counts(self.store, self.id).failed)
+            warm_start.settle(self)
         return registered
 
     def free(self) -> dict[str, Any]:
@@ -173,14 +174,16 @@ class Search:
         raise BadSetting(f"{said} ({MOST_BAD_PROPOSALS} proposals in a row failed)")
 
     def start(self, counts: leases.Counts) -> Asked | None:
-        """Take up what was left or enqueued, else begin what is on the agenda, else what is proposed; None if that is not worth running.
+        """Begin the yardstick, else take up what was left or enqueued, else begin what is on the agenda, else what is proposed; None if that is not
+        worth running.
 
         Raises BadProposal, after noting the trial as failed, where the space gives no candidate.
         """
-        taken = trials.take(self.store, self.id, request())
+        yardstick = self.agenda.yardstick()
+        taken = trials.take(self.store, self.id, request()) if yardstick is None else None
         if taken is not None:
             return self.taken(taken)
-        entry = self.agenda.next(counts)
+        entry = yardstick or self.agenda.next(counts)
         return self.begin(entry) if entry is not None else self.propose(trials.next_number(self.store, self.id))
 
     def taken(self, taken: trials.Taken) -> Asked | None:
@@ -204,13 +207,17 @@ class Search:
         return Asked(taken.trial_id, taken.number, candidate, self.rungs_of(candidate), known=self.paid(candidate))
 
     def begin(self, entry: Entry) -> Asked | None:
-        """A trial of a candidate that was not proposed by the sampler. Yardstick and baselines are run whatever the constraints say."""
+        """A trial of a candidate that was not proposed by the sampler. Yardstick and baselines are run whatever the constraints say, the yardstick even
+        where its candidate was measured already."""
         candidate = entry.candidate
         fixed = self.space.fixed(candidate, self.bounds)
         distributions = {} if fixed is None else fixed.distributions
         internal = {name: float(distributions[name].to_internal_repr(value)) for name, value in ({} if fixed is None else fixed.params).items()}
         proposal = Proposal(candidate, {} if fixed is None else dict(fixed.params), distributions, internal, {}, {})
-        why = None if entry.baseline or entry.repeat else self.refused(candidate)
+        if entry.baseline:
+            why = None if entry.yardstick else self.measured(candidate)
+        else:
+            why = None if entry.repeat else self.refused(candidate)
         return self.write(proposal, entry, why)
 
     def propose(self, number: int) -> Asked | None:
@@ -247,12 +254,13 @@ class Search:
 
     def trainable(self, candidate: Candidate) -> int | None:
         """Parameters that it trains, None where it cannot be trained on this model, which its trial says in its own words."""
-        if candidate not in self.sizes:  # asked for twice or three times a proposal, of thousands of tensors
+        what = candidate.method, candidate.parts, candidate.frozen, candidate.norm_rate is None
+        if what not in self.counted:
             try:
-                self.sizes = {candidate: self.trained.check(candidate)}
+                self.counted[what] = self.trained.check(candidate)
             except BadSelection:
-                self.sizes = {candidate: None}
-        return self.sizes[candidate]
+                self.counted[what] = None
+        return self.counted[what]
 
     def rungs_of(self, candidate: Candidate) -> tuple[int, ...]:
         """The study's rungs below the candidate's own steps, and those."""
@@ -263,6 +271,9 @@ class Search:
         other = self.duplicate_of(candidate, 0)
         if other is not None:
             return "duplicate", f"the same candidate as trial {other}"
+        other = self.under_way(candidate)
+        if other is not None:
+            return "duplicate", f"trial {other} trains the same with another number of steps now"
         trainable = self.trainable(candidate)
         if trainable is not None and (told := constraints.told(self.constraints.before(trainable, self.trained.units.total))):
             return "infeasible", f"{trainable:,} trainable parameters violate {told}"
@@ -270,6 +281,15 @@ class Search:
 
     def duplicate_of(self, candidate: Candidate, repeat: int) -> int | None:
         return trials.find_duplicate(self.store, self.id, candidate.root, candidate.steps, repeat)
+
+    def under_way(self, candidate: Candidate, repeat: int = 0) -> int | None:
+        """A trial that trains the same, to whichever steps: two at a time would pay twice for the same rungs, and write one file of states."""
+        return standing.under_way(self.store, self.id, candidate.root, repeat)
+
+    def measured(self, candidate: Candidate) -> tuple[str, str] | None:
+        """As `refused`, where the candidate's own last rung is evaluated. One that was stopped before is none: a baseline never is."""
+        known = trials.known_rungs(self.store, self.id, candidate.root).get(candidate.steps)
+        return None if known is None else ("duplicate", f"the same candidate as trial {known.number}")
 
     # The study's end.
 
@@ -284,14 +304,14 @@ class Search:
         if counts.finished >= counts.trials:
             return Ended(0, f"all {counts.trials} trials are finished")
         if counts.overdue:
-            return Ended(0, f"--hours {self.settings.hours:g} are over, with {counts.finished} of {counts.trials} trials finished")
+            return Ended(0, f"the time of --hours is over, with {counts.finished} of {counts.trials} trials finished")
         failed = counts.failed and counts.failed - self.study.user_attrs.get(FAILED_BEFORE, 0)  # which Optuna asks the database for
         if failed > most_failures(counts.trials):
             return Ended(1, f"{failed} trials failed, more than max({LEAST_FAILURES}, N/5): {self.reasons()}")
         if counts.duplicates_in_a_row >= MOST_DUPLICATES and not counts.waiting and self.agenda.next(counts) is None:
             return self.exhausted(failed)
         if counts.infeasible_in_a_row >= MOST_INFEASIBLE and not counts.waiting and self.agenda.next(counts) is None:
-            return Ended(1, f"{counts.infeasible_in_a_row} proposals in a row violated a constraint: loosen it, or take another space")
+            return Ended(1, f"{counts.infeasible_in_a_row} proposals in a row violated --{self.constraints.size.name}: loosen it, or take another --space")
         if self.settings.until_stable and (said := self.stable()):
             return Ended(0, said)
         return self.rewardless() if self.objectives.is_joint_reward else None

@@ -72,7 +72,10 @@ class Tuning:
             self.training.run_to(steps)
 
     def to(self, steps: int) -> Result:
-        """Train to `steps`, generate and score. The result's seconds count from when this was entered."""
+        """Train to `steps`, generate and score. The result's seconds count from when this was entered. Raises RuntimeError for a state beyond them, whose scores
+        would be another rung's."""
+        if self.done > steps:
+            raise RuntimeError(f"the training's state is at step {self.done}, beyond the rung at {steps} that is to be measured")
         self.train(steps)
         with memory_named(self.candidate.words, self.inner.settings):
             with self.training.evaluating():

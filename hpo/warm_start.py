@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hpo import objectives as objective_table
 from hpo.errors import BadSetting
 from hpo.proposer import Point
-from storage import results, standing, trials
+from hpo.spaces.function import vetted
+from storage import leases, results, standing
 from trainers.candidate import Candidate, rounded
+from trainers.errors import BadSelection
 
 if TYPE_CHECKING:
     from hpo.study import Search
 
 
+MARK = "warm_start"  # on the study: how much of which other study it takes over, so that a resumed study takes over the same
+
+
 @dataclass(frozen=True)
 class Source:
-    """The study that is taken over from. ladder ends with `steps`; base and yardstick: its objectives' values."""
+    """The study that is taken over from. yardstick: a row of the view trial_scores."""
 
     name: str
     id: int
     steps: int
     rate_scale: float
-    base: tuple[float, ...]
-    yardstick: tuple[float, ...]
+    known: results.References
+    yardstick: Mapping[str, Any]
 
 
 def source(search: Search, name: str) -> Source:
@@ -42,8 +48,18 @@ def source(search: Search, name: str) -> Source:
     known, yardstick = results.references(search.store, id), standing.yardstick(search.store, name)
     if known is None or yardstick is None:
         raise BadSetting(f"--warm-start {name}: its yardstick is not finished, so nothing tells how its scores compare with this study's: finish it first")
-    names = [] if search.objectives.is_joint_reward else search.objectives.names
-    return Source(name, id, stored["steps"], stored["learning_rate_scale"], tuple(known.scores[each][0] for each in names), tuple(yardstick[each] for each in names))
+    return Source(name, id, stored["steps"], stored["learning_rate_scale"], known, yardstick)
+
+
+def settle(search: Search) -> None:
+    """Note how far the other study is now: what it finds later is not taken over. Once for each study that is named."""
+    name = search.settings.warm_start
+    if name is None:
+        return
+    found = source(search, name)
+    with leases.translated():
+        if search.study.user_attrs.get(MARK, {}).get("study") != name:
+            search.study.set_user_attr(MARK, {"study": name, "recorded": standing.last_recorded(search.store, found.id)})
 
 
 def adapted(candidate: Candidate, source: Source, search: Search) -> Candidate:
@@ -56,23 +72,44 @@ def adapted(candidate: Candidate, source: Source, search: Search) -> Candidate:
 
 
 def front(search: Search, name: str) -> list[Candidate]:
-    """The source's front as candidates of this study; those that this base model cannot have are left out."""
+    """The source's front as candidates of this study; those that this base model or its --protects cannot have are left out."""
     found = source(search, name)
     candidates = [adapted(Candidate.from_json(row), found, search) for row, _ in standing.front_candidates(search.store, found.id)]
-    return [candidate for candidate in dict.fromkeys(candidates) if search.trained.reason(candidate) is None]
+    return [candidate for candidate in dict.fromkeys(candidates) if reason(candidate, search) is None]
 
 
-def points(search: Search, name: str, base: tuple[float, ...], yardstick: tuple[float, ...]) -> Iterator[Point]:
-    """The source's rungs as points of this study, for the sampler: each objective scaled so that the source's base and yardstick come to lie on this
-    study's, whose values are given. Numbers are negative, so that no trial of this study is meant. What this study's space cannot propose is left out."""
-    found = source(search, name)
-    for row in trials.rungs_since(search.store, found.id, 0, replicates=False):
-        candidate = adapted(replace(Candidate.from_json(row.json), steps=row.steps), found, search)
-        fixed = search.space.fixed(candidate, search.bounds)
-        if fixed is None:
-            continue
-        values = row.values if search.objectives.is_joint_reward else [scaled(*each) for each in zip(row.values, found.base, found.yardstick, base, yardstick)]
-        yield Point(-1 - row.number, candidate.steps, True, dict(fixed.params), fixed.distributions, list(values), [], {})
+def reason(candidate: Candidate, search: Search) -> str | None:
+    """Why a candidate cannot be one of this study, if so."""
+    try:
+        return search.trained.reason(vetted(candidate, search.bounds))
+    except BadSelection as error:
+        return str(error)
+
+
+def points(search: Search, yardstick: Sequence[float]) -> Iterator[Point]:
+    """The source's points as those of this study, for the sampler: each objective scaled so that the source's base and yardstick come to lie on this
+    study's, a joint reward by the source's own. Numbers are negative, so that no trial of this study is meant. What this study's space cannot propose is
+    left out. yardstick: the scores of this study's."""
+    found = source(search, search.settings.warm_start)
+    rows = standing.evaluated(search.store, found.id, search.study.user_attrs[MARK]["recorded"])
+    last = {row.number: place for place, row in enumerate(rows)}
+    for place, row in enumerate(rows):
+        candidate = adapted(Candidate.from_json(row.candidate), found, search)
+        fixed, values = search.space.fixed(candidate, search.bounds), values_here(row.values, found, search, yardstick)
+        if fixed is not None and values is not None:
+            yield Point(-1 - row.number, candidate.steps, place == last[row.number], dict(fixed.params), fixed.distributions, values, [], {})
+
+
+def values_here(values: Sequence[float], source: Source, search: Search, yardstick: Sequence[float]) -> list[float] | None:
+    """A point's objectives in this study; None where there is no joint reward."""
+    objectives, known = search.objectives, source.known
+    if objectives.is_joint_reward:
+        reward = objective_table.joint_reward(objectives, search.settings.reward_weight, *values, known.q_base, known.q_real, known.m_base,
+                                              source.yardstick[objectives.memorization])
+        return None if reward is None else [reward]
+    base = results.references(search.store, search.id).scores
+    return [scaled(value, known.scores[name][0], source.yardstick[name], base[name][0], here)
+            for name, value, here in zip(objectives.names, values, yardstick)]
 
 
 def scaled(value: float, base: float, yardstick: float, new_base: float, new_yardstick: float) -> float:
@@ -98,9 +135,7 @@ def enqueued(search: Search, path: str) -> list[Candidate]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadSetting(f"--enqueue {path}: line {number} is no candidate ({type(error).__name__}: {error}), write one as "
                              "python -m hpo.front --format candidates does") from error
-        if not 1 <= candidate.steps <= search.settings.steps:
-            raise BadSetting(f"--enqueue {path}: line {number} has {candidate.steps} steps, this study's trials have 1 to {search.settings.steps}")
-        if (why := search.trained.reason(candidate)) is not None:
+        if (why := reason(candidate, search)) is not None:
             raise BadSetting(f"--enqueue {path}: line {number}: {why}")
-        found.append(candidate)
+        found.append(vetted(candidate, search.bounds))
     return found

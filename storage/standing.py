@@ -25,6 +25,15 @@ class Baseline:
     reason: str | None
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """A rung. number: its trial's; candidate: JSON, with the steps of the rung; values: raw scores of the objectives, [q, m] in a joint_reward study."""
+
+    number: int
+    candidate: Mapping[str, Any]
+    values: tuple[float, ...]
+
+
 def baselines(store: Store, study_id: int) -> list[Baseline]:
     """By trial number."""
     return [Baseline(**row) for row in _rows(store, "SELECT * FROM peft_pareto.baselines(:study)", study=study_id)]
@@ -68,6 +77,24 @@ def is_begun(store: Store, study_id: int, hash: str) -> bool:
     """Whether any trial had this very candidate, however it ended."""
     query = "SELECT EXISTS (SELECT FROM peft_pareto.candidates WHERE study_id = :study AND hash = :hash) AS found"
     return _rows(store, query, study=study_id, hash=hash)[0]["found"]
+
+
+def under_way(store: Store, study_id: int, root: str, repeat: int) -> int | None:
+    """Number of a trial of this root and repeat that runs, or was left and waits to be taken up; None if there is none."""
+    query = ("SELECT min(t.number) AS found FROM peft_pareto.candidates c JOIN trials t USING (trial_id) "
+             "WHERE c.study_id = :study AND c.root = :root AND c.repeat = :repeat AND t.state IN ('RUNNING', 'WAITING')")
+    return _rows(store, query, study=study_id, root=root, repeat=repeat)[0]["found"]
+
+
+def last_recorded(store: Store, study_id: int) -> int:
+    """The place of the study's newest rung in the order in which rungs were written; 0 if there is none."""
+    return _rows(store, "SELECT coalesce(max(recorded), 0) AS found FROM peft_pareto.rungs WHERE study_id = :study", study=study_id)[0]["found"]
+
+
+def evaluated(store: Store, study_id: int, until: int) -> list[Evaluated]:
+    """All points in the order in which they were written, up to that place."""
+    return [Evaluated(row["number"], row["candidate"], tuple(row["values"]))
+            for row in _rows(store, "SELECT * FROM peft_pareto.evaluated(:study, :until)", study=study_id, until=until)]
 
 
 def system_attributes(store: Store, trial_id: int) -> dict[str, Any]:

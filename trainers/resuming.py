@@ -94,10 +94,10 @@ class RandomStates:
 class Checkpoints:
     """Where a training keeps its state, and how often.
 
-    every: steps from one writing to the next; the last step is written too. 0: only where `Training.save` asks for it. belongs: whatever beside the plan
-    decides the weights, by name, such as {"candidate": …, "base": …, "data": …}, in values that JSON can write. A candidate's number of steps does not belong
-    there: a longer training goes on from a shorter one. anew: a state that cannot be gone on from is deleted, with a warning, and the training
-    begins anew, where it would raise BadModel.
+    every: steps from one writing to the next; the last step is written too. 0: only where `Training.save` asks for it. belongs: whatever
+    beside the plan decides the weights, by name, such as {"candidate": …, "base": …, "data": …}, in values that JSON can write. A candidate's
+    number of steps does not belong there: a longer training goes on from a shorter one. anew: a state that cannot be gone on from is
+    deleted, with a warning, and the training begins anew, where it would raise BadModel.
     """
 
     path: Path

@@ -33,7 +33,7 @@ BEGIN
         RETURN NULL;
     END IF;
     IF now_state = 'FAIL' AND EXISTS (SELECT FROM peft_pareto.leases
-            WHERE trial_id = NEW.trial_id AND outcome IN ('duplicate', 'infeasible')) THEN
+            WHERE trial_id = NEW.trial_id AND outcome IN ('duplicate', 'infeasible', 'failed')) THEN
         RETURN NULL;
     END IF;
     IF now_state <> 'RUNNING' THEN
@@ -113,7 +113,7 @@ DECLARE
 BEGIN
     SELECT state INTO state_now FROM optuna.trials WHERE trial_id = NEW.trial_id;
     IF TG_OP = 'INSERT' THEN
-        IF pg_trigger_depth() = 1 AND NOT (state_now = 'FAIL' AND coalesce(NEW.outcome IN ('duplicate', 'infeasible'), false)
+        IF pg_trigger_depth() = 1 AND NOT (state_now = 'FAIL' AND coalesce(NEW.outcome IN ('duplicate', 'infeasible', 'failed'), false)
                 AND NEW.worker = peft_pareto.worker()) THEN
             PERFORM peft_pareto.refuse(NEW.trial_id, 'a lease is given by starting the trial');
         END IF;
@@ -226,7 +226,7 @@ END
 $$;
 
 -- One row: how many trials are where. A withdrawn trial (FAIL without a lease) counts nowhere.
--- duplicates_in_a_row: duplicates and infeasible proposals since the last trial that was run. Locks nothing.
+-- duplicates_in_a_row, infeasible_in_a_row: such proposals since the last trial that was run. Locks nothing.
 CREATE OR REPLACE FUNCTION peft_pareto.counts(study integer) RETURNS TABLE (
     trials integer, finished bigint, stopped bigint, running bigint, waiting bigint, failed bigint, duplicates bigint,
     infeasible bigint, expired bigint, released bigint, duplicates_in_a_row bigint, infeasible_in_a_row bigint, overdue boolean)

@@ -23,6 +23,17 @@ $$
         GROUP BY f.hash ORDER BY min(t.number), min(r.steps)
 $$;
 
+-- The study's points up to a place in the order in which rungs were written, each as the candidate that stops there.
+CREATE OR REPLACE FUNCTION peft_pareto.evaluated(study integer, until bigint) RETURNS TABLE (
+    number integer, candidate jsonb, "values" double precision[]) LANGUAGE sql STABLE AS
+$$
+    SELECT t.number, jsonb_set(c.json, '{steps}', to_jsonb(r.steps)), r.values
+        FROM peft_pareto.rungs r
+        JOIN peft_pareto.candidates c ON c.trial_id = r.trial_id
+        JOIN optuna.trials t ON t.trial_id = r.trial_id
+        WHERE r.study_id = study AND r.recorded <= until AND NOT r.again ORDER BY r.recorded
+$$;
+
 -- Is the trial's rung at any steps on its study's front?
 CREATE OR REPLACE FUNCTION peft_pareto.is_on_front(trial integer) RETURNS boolean LANGUAGE sql STABLE AS
 $$
@@ -39,7 +50,7 @@ $$
     WITH front AS MATERIALIZED (SELECT hash FROM peft_pareto.front_of(study) AS f (hash)),
     noted AS (
         SELECT a.path, a.kind, a.trial_id, t.state::text IN ('RUNNING', 'WAITING') AS live, r.hash,
-               coalesce(everything OR r.hash IN (SELECT hash FROM front), false) AS stays
+               r.hash IS NOT NULL AND (everything OR r.hash IN (SELECT hash FROM front)) AS stays
             FROM peft_pareto.artifacts a
             JOIN optuna.trials t ON t.trial_id = a.trial_id
             LEFT JOIN peft_pareto.rungs r ON r.trial_id = a.trial_id AND (a.kind = state_kind OR a.path LIKE '%-' || r.hash || '.%')

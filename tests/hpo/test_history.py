@@ -60,7 +60,7 @@ def test_twenty_thousand_points_of_thirty_parameters_are_loaded_in_four_seconds(
     names = [f"p{i}" for i in range(30)]
     points = [Point(number, 22, True, dict.fromkeys(names, 0.5), dict.fromkeys(names, X), [1.0, 2.0]) for number in range(20_000)]
     for view in (AsAsked, Flat):
-        history, began = History(["minimize"] * 2, view((22, 67)), constrained=False), time.perf_counter()
+        history, began = History(["minimize"] * 2, view((22, 67)), constrained=False), time.process_time()
         for each in points:
             history.teach(each)
-        assert time.perf_counter() - began < 4
+        assert time.process_time() - began < 4

@@ -56,7 +56,8 @@ class Life:
             proposal = self.proposer.propose(number)
             self.proposals.append(proposal)
             self.proposer.started(number, proposal.parameters, proposal.distributions, proposal.system_attrs)
-            reached = [rung for rung in RUNGS if rung <= proposal.parameters.get("steps", RUNGS[-1])][: 1 if number % 3 == 2 else None]  # every third is stopped
+            reached = [rung for rung in RUNGS if rung <= proposal.parameters.get("steps", RUNGS[-1])]
+            reached = reached[:1] if number % 3 == 2 else reached  # every third is stopped
             for steps in reached:
                 self.learn(Point(number, steps, False, proposal.parameters, proposal.distributions, self.measure(proposal.candidate, steps),
                                  self.violations(proposal.candidate), proposal.system_attrs))
@@ -103,9 +104,20 @@ def test_a_resumed_study_goes_on_as_an_unbroken_one() -> None:
 def test_models_find_an_optimum_in_a_conditional_parameter(sampler: str) -> None:
     def near(name: str) -> int:
         return sum(candidate["place"] is not None and abs(candidate["place"] - 0.8) < 0.15
-                   for seed in (7, 8) for candidate in Life(name, seed=seed).run(45).candidates(RANDOM_TRIALS))
+                   for seed in (7, 8) for candidate in Life(name, seed=seed).run(36).candidates(RANDOM_TRIALS))
 
     assert near(sampler) > 1.5 * near("random") > 0
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_models_propose_what_is_good_at_the_last_rung(sampler: str) -> None:
+    """The front has first rungs near 0.2 and last rungs near 0.8; a model that lets steps vary proposes both equally often."""
+    def measure(place: float, steps: int) -> list[float]:
+        far = abs(place - (0.2 if steps == 22 else 0.8))
+        return {22: [far, 1 + far], 67: [2 + far, 2 + far], 200: [1 + far, far]}[steps]
+
+    places = [place for seed in (3, 4) for place in Life(sampler, without_steps, measure, seed=seed).run(36).candidates(20)]
+    assert sum(abs(place - 0.8) < 0.2 for place in places) >= 0.7 * len(places)
 
 
 @pytest.mark.parametrize("sampler", MODELS)
@@ -118,7 +130,7 @@ def test_a_single_objective_is_maximised(sampler: str) -> None:
 def test_constraints_keep_proposals_out_of_where_they_are_violated(sampler: str) -> None:
     def inside(constrained: bool) -> int:
         life = Life(sampler, without_steps, lambda place, steps: [-place, abs(place - 1)], violations=lambda place: [place - 0.4], constrained=constrained)
-        return sum(place <= 0.45 for place in life.run(45).candidates(25))
+        return sum(place <= 0.45 for place in life.run(36).candidates(20))
 
     assert inside(True) >= inside(False) + 5
 
@@ -258,7 +270,7 @@ def test_a_random_proposal_of_thirty_parameters_costs_little_after_ten_thousand_
     known = proposer.propose(0)
     for number in range(10_000):
         proposer.learn(Point(number, 200, True, known.parameters, known.distributions, [1.0, 1.0]))
-    began = time.perf_counter()
+    began = time.process_time()
     for number in range(10):
         proposer.propose(number)
-    assert (time.perf_counter() - began) / 10 < 0.02
+    assert (time.process_time() - began) / 10 < 0.02

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -218,6 +219,73 @@ def test_values_of_another_subset_are_refused(unet, units):
     up, down = (Values(subset_of(unet, units, regions=(region,))) for region in ("up", "down"))
     with pytest.raises(BadModel, match="other parameters"):
         down.load_state_dict(up.state_dict())
+
+
+# The step alone -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["pickle", "torch", "foreign", "folder", "empty", "truncated", "a word of the header"])
+def test_the_step_of_what_is_damaged_is_none(written, tmp_path, kind):
+    path = tmp_path / "state.safetensors"
+    spoil(path, kind, written)
+    assert Checkpoints(path, 3, BELONGS).step(SEVEN) is None and path.exists() and not (tmp_path / "exploded").exists()
+
+
+def test_the_step_is_read_without_the_tensors(written, tmp_path):
+    path = tmp_path / "state.safetensors"
+    spoil(path, "a bit of a tensor", written)
+    assert Checkpoints(path, 3, BELONGS).step(SEVEN) == 3, "it has looked at no tensor"
+
+
+@pytest.mark.parametrize("plan, belongs, step", [
+    (None, {}, 3), (SEVEN, {}, 3), (replace(SEVEN, steps=3), {}, 3), (replace(SEVEN, steps=99), {}, 3), (replace(SEVEN, steps=2), {}, None),
+    (replace(SEVEN, seed=6), {}, None), (SEVEN, {"base": "abd"}, None), (None, {"base": "abd"}, None), (None, {"data": "x"}, None)])
+def test_the_step_of_another_s_is_none(written, plan, belongs, step):
+    assert Checkpoints(written, 3, {**BELONGS, **belongs}).step(plan) == step
+    assert Checkpoints(written.with_name("none"), 3, BELONGS).step(plan) is None
+
+
+def test_the_step_of_another_version_is_none(written, monkeypatch):
+    monkeypatch.setattr("trainers.resuming.VERSION", 99)
+    assert Checkpoints(written, 3, BELONGS).step() is None
+
+
+# Copied --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["the same file system", "another"])
+def elsewhere(request, tmp_path):
+    """A folder that is not there yet."""
+    if request.param == "the same file system":
+        yield tmp_path / "kept" / "states"
+        return
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system here")
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder) / "states"
+
+
+def test_a_copy_stays_what_it_was_when_the_training_goes_on(elsewhere, tmp_path):
+    state, kept = Checkpoints(tmp_path / "state.safetensors", 1, BELONGS), Checkpoints(elsewhere / "state.safetensors", 1, BELONGS)
+    for step in (1, 2):
+        state.save(step, SEVEN, {"values": Held(float(step))})
+        state.copy(kept.path)
+        state.copy(kept.path)  # both are one file now
+    state.save(3, SEVEN, {"values": Held(3.0)})
+    held = Held(9.0)
+    assert kept.load(SEVEN, {"values": held}) == 2 and held.state["value"].tolist() == [2.0] * 3
+    state.path.unlink()
+    kept.copy(state.path)
+    kept.path.unlink()
+    assert state.load(SEVEN, {"values": held}) == 2
+    assert os.listdir(elsewhere) == [] and sorted(os.listdir(tmp_path))[-1] == "state.safetensors"
+
+
+def test_without_a_state_nothing_is_copied(elsewhere, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Checkpoints(tmp_path / "none", 1, BELONGS).copy(elsewhere / "state.safetensors")
+    assert os.listdir(elsewhere) == []
 
 
 # Written -------------------------------------------------------------------------------------------------------------
