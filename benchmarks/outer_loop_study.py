@@ -87,20 +87,22 @@ def scores(generator: np.random.Generator) -> Scores:
 
 @dataclass
 class Timed:
-    """Seconds spent in a function, summed until they are taken."""
+    """Seconds spent in a function, of the clock and of this process, summed until they are taken."""
 
     call: Callable[..., Any]
     seconds: float = 0.0
+    processor: float = 0.0
 
     def __call__(self, *given: Any, **named: Any) -> Any:
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         try:
             return self.call(*given, **named)
         finally:
             self.seconds += time.perf_counter() - started
+            self.processor += time.process_time() - used
 
     def taken(self) -> float:
-        seconds, self.seconds = self.seconds, 0.0
+        seconds, self.seconds, self.processor = self.seconds, 0.0, 0.0
         return seconds
 
 

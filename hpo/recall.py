@@ -13,7 +13,7 @@ from hpo import warm_start
 from hpo.distributions import distributions_of
 from hpo.proposer import Point, Proposer
 from hpo.pruning import Pruner
-from hpo.volume import Points
+from hpo.volume import Points, of_points
 from storage import results, standing, trials
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ class Recall:
                                  settings.ladder, constrained=bool(search.constraints))
         self.pruner = Pruner(settings.reduction, settings.stop_confidence) if settings.pruner != "none" else None
         self.points = Points()
+        self.texts: dict[int, str] = {}  # of distributions
+        self.references: results.References | None = None  # these and the yardstick never change once they are there
+        self.yardstick: list[float] | None = None
         self.recorded = 0
         self.warmed = False
         self.live: set[int] = set()
@@ -40,8 +43,8 @@ class Recall:
 
     def refresh(self) -> None:
         """Read what is new. Running trials first: one that ends in between is then known with all its rungs before it counts as ended."""
-        running = trials.running_trials(self.search.store, self.search.id)
-        rows = trials.rungs_since(self.search.store, self.search.id, self.recorded, replicates=self.pruner is not None)
+        running = trials.running_trials(self.search.store, self.search.id, self.live)
+        rows = trials.rungs_since(self.search.store, self.search.id, self.recorded, replicates=self.pruner is not None, texts=self.texts)
         live = {trial.number for trial in running}
         for row in rows:
             self.recorded = row.recorded
@@ -63,6 +66,16 @@ class Recall:
             if trial.number not in self.live and trial.parameters:
                 self.proposer.started(trial.number, trial.parameters, distributions_of(trial.distributions), self.attributes(trial.trial_id))
         self.live = live
+
+    def known(self) -> results.References | None:
+        """What base and real pictures scored."""
+        self.references = self.references or results.references(self.search.store, self.search.id)
+        return self.references
+
+    def volume(self) -> float | None:
+        """The hypervolume of the study's front as it was when this was refreshed."""
+        self.yardstick = self.yardstick or standing.yardstick_values(self.search.store, self.search.id)
+        return of_points(self.search.objectives, self.search.settings.reward_weight, self.points.means(), self.known(), self.yardstick)
 
     def warm(self, yardstick: Sequence[float]) -> None:
         """Teach the sampler what another study found, once there is a yardstick that it can be scaled by."""
@@ -100,7 +113,7 @@ class Recall:
         stored = np.asarray(scores, dtype=float)
         if not self.search.objectives.is_joint_reward:
             return stored
-        known = results.references(self.search.store, self.search.id)
+        known = self.known()
         reward = objective_table.joint_reward(self.search.objectives, self.search.settings.reward_weight, stored[0], stored[1], known.q_base, known.q_real,
                                               known.m_base, self.m_yard)
         return None if reward is None else np.asarray(reward)[None]

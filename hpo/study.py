@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 from optuna.distributions import distribution_to_json
 
-from hpo import code, constraints, spaces, volume, warm_start
+from hpo import code, constraints, spaces, warm_start
 from hpo import objectives as objective_table
 from hpo.agenda import MOST_DUPLICATES, Agenda, Entry
 from hpo.errors import BadSetting
@@ -381,10 +381,9 @@ class Search:
 
     def note_volume(self, asked: Asked) -> None:
         self.recall.refresh()
-        found = volume.of_points(self.store, self.id, self.objectives, self.settings.reward_weight, self.recall.points.means())
+        found = self.recall.volume()
         if found is not None:
-            finished = leases.counts(self.store, self.id).finished
-            trials.record_hypervolume(self.store, asked.id, finished, standing.busy_seconds(self.store, self.id), found)
+            trials.record_hypervolume(self.store, asked.id, found)
 
     def reward(self, asked: Asked, q: float, m: float) -> float | None:
         if not asked.yardstick:

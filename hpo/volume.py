@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,13 +61,11 @@ def undominated(points: np.ndarray) -> np.ndarray:
     return np.array(found).reshape(-1, points.shape[1])
 
 
-def of_points(store: Store, study_id: int, objectives: Objectives, weight: float, means: np.ndarray) -> float | None:
-    """The hypervolume of these points, (n, m) raw, up to the study's reference point; None until base and yardstick are measured.
+def of_points(objectives: Objectives, weight: float, means: np.ndarray, known: results.References | None, yardstick: Sequence[float] | None) -> float | None:
+    """The hypervolume of these points, (n, m) raw, up to the study's reference point; None until base (known) and yardstick are measured.
 
     Of the joint reward, how far the best is above the worse of the base's, which is 0, and the yardstick's.
     """
-    known = results.references(store, study_id)
-    yardstick = standing.yardstick_values(store, study_id)
     if known is None or yardstick is None:
         return None
     if objectives.is_joint_reward:
@@ -88,4 +86,5 @@ def of_points(store: Store, study_id: int, objectives: Objectives, weight: float
 def hypervolume(store: Store, study_id: int, objectives: Objectives) -> float | None:
     """The same of the study's front as it stands in the store."""
     weight = results.settings(store, study_id)["binding"]["reward_weight"]
-    return of_points(store, study_id, objectives, weight, np.array(standing.front_values(store, study_id), dtype=float))
+    means = np.array(standing.front_values(store, study_id), dtype=float)
+    return of_points(objectives, weight, means, results.references(store, study_id), standing.yardstick_values(store, study_id))

@@ -140,12 +140,14 @@ def known_rungs(store: Store, study_id: int, root: str, repeat: int = 0) -> dict
     return found
 
 
-def rungs_since(store: Store, study_id: int, recorded: int = 0, replicates: bool = False) -> list[RungRow]:
+def rungs_since(store: Store, study_id: int, recorded: int = 0, replicates: bool = False, texts: dict[int, str] | None = None) -> list[RungRow]:
     """Evaluated rungs of the study with a larger `recorded` than given, in that order, whatever became of their trials.
 
-    Nothing is missed by asking next time from the last one's number: numbers ascend in the order of commits.
+    Nothing is missed by asking next time from the last one's number: numbers ascend in the order of commits. texts: of
+    distributions that were read before, by their id, and are not read again; what is new is added.
     """
     given = {"study": study_id, "recorded": int(recorded)}
+    kinds = {} if texts is None else texts
     with leases.translated(), store.at_once.connect() as connection, connection.connection.cursor() as cursor:
         # The driver's own cursor: SQLAlchemy's rows would double the time of ten thousand trials.
         cursor.execute(NEW_RUNGS, given)
@@ -154,8 +156,10 @@ def rungs_since(store: Store, study_id: int, recorded: int = 0, replicates: bool
             return []
         cursor.execute(NEW_PARAMETERS, given)
         rows = cursor.fetchall()
-        cursor.execute("SELECT distributions_id, json FROM peft_pareto.distributions WHERE study_id = %(study)s", given)
-        kinds = dict(cursor.fetchall())
+        missing = {row[12] for row in found} - kinds.keys() - {None}
+        if missing:
+            cursor.execute("SELECT distributions_id, json FROM peft_pareto.distributions WHERE distributions_id = ANY (%s)", (list(missing),))
+            kinds.update(cursor.fetchall())
         draws = _replicates(cursor, study_id, recorded) if replicates else {}
     # In one go, so that the names of parameters are made once.
     proposed = dict(zip((trial for trial, _ in rows), json.loads(f"[{','.join(said for _, said in rows)}]"), strict=True))

@@ -130,13 +130,6 @@ def hypervolumes(store: Store, study_id: int) -> list[float]:
     return [row["hypervolume"] for row in _rows(store, query, study=study_id)]
 
 
-def busy_seconds(store: Store, study_id: int) -> float:
-    """Of all finished trials."""
-    query = ("SELECT coalesce(sum(seconds), 0) AS found FROM (SELECT max(r.seconds) AS seconds FROM peft_pareto.rungs r JOIN trials t USING (trial_id) "
-             "WHERE r.study_id = :study AND t.state IN ('COMPLETE', 'PRUNED') GROUP BY r.trial_id) AS each")
-    return _rows(store, query, study=study_id)[0]["found"]
-
-
 def droppable(store: Store, study_id: int, weights: str, state: str, everything: bool) -> list[str]:
     """Paths of files that need not stay: see sql/standing.sql. weights, state: kinds of artifacts."""
     query = "SELECT path FROM peft_pareto.droppable(:study, :weights, :state, :everything)"

@@ -28,7 +28,7 @@ after a lost answer (`storage.retrying`), and raises StorageUnreachable if there
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -253,29 +253,25 @@ def find_duplicate(store: Store, study_id: int, root: str, steps: int, repeat: i
         return connection.scalar(text(query), {"study": study_id, "root": root, "steps": int(steps), "repeat": int(repeat)})
 
 
-def running_trials(store: Store, study_id: int) -> list[RunningTrial]:
-    """Trials with a candidate that run, or were left and wait to be taken up, by number."""
+def running_trials(store: Store, study_id: int, known: Collection[int] = ()) -> list[RunningTrial]:
+    """Trials with a candidate that run, or were left and wait to be taken up, by number. known: numbers of those of which parameters
+    and distributions are not read again, and are None."""
     query = (
-        "SELECT t.trial_id, t.number, c.root, c.repeat, c.steps, c.parameters, d.json AS distributions "
-        "FROM trials t JOIN peft_pareto.candidates c USING (trial_id) "
-        "LEFT JOIN peft_pareto.distributions d USING (distributions_id) "
+        "SELECT t.trial_id, t.number, c.root, c.repeat, c.steps, CASE WHEN d.json IS NOT NULL THEN c.parameters END AS parameters, "
+        "d.json AS distributions FROM trials t JOIN peft_pareto.candidates c USING (trial_id) "
+        "LEFT JOIN peft_pareto.distributions d ON d.distributions_id = c.distributions_id AND t.number <> ALL (CAST(:known AS integer[])) "
         "WHERE t.study_id = :study AND t.state IN ('RUNNING', 'WAITING') ORDER BY t.number"
     )
     with leases.translated(), store.at_once.connect() as connection:
-        return [RunningTrial(**row._mapping) for row in connection.execute(text(query), {"study": study_id})]
+        return [RunningTrial(**row._mapping) for row in connection.execute(text(query), {"study": study_id, "known": list(known)})]
 
 
-def record_hypervolume(store: Store, trial_id: int, finished: int, seconds: float, hypervolume: float) -> None:
-    """The front's hypervolume when this trial was finished, as the study's `finished`-th, after `seconds` busy seconds of all
-    finished trials; anybody may, and again replaces. Raises BadValue."""
-    query = (
-        "INSERT INTO peft_pareto.hypervolumes (trial_id, study_id, finished, seconds, hypervolume) "
-        "SELECT trial_id, study_id, :finished, :seconds, :hypervolume FROM trials WHERE trial_id = :trial "
-        "ON CONFLICT (trial_id) DO UPDATE SET finished = excluded.finished, seconds = excluded.seconds, hypervolume = excluded.hypervolume"
-    )
-    values = {"trial": trial_id, "finished": int(finished), "seconds": number("seconds", seconds), "hypervolume": number("hypervolume", hypervolume)}
+def record_hypervolume(store: Store, trial_id: int, hypervolume: float) -> None:
+    """The front's hypervolume when this trial was finished, with how many trials of the study are, and their busy seconds in all;
+    anybody may, and again replaces. Raises BadValue."""
+    query = "SELECT peft_pareto.record_hypervolume(:trial, :hypervolume)"
     with leases.translated(), store.at_once.connect() as connection:
-        connection.execute(text(query), values)
+        connection.execute(text(query), {"trial": trial_id, "hypervolume": number("hypervolume", hypervolume)})
 
 
 def _described(

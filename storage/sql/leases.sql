@@ -232,25 +232,29 @@ CREATE OR REPLACE FUNCTION peft_pareto.counts(study integer) RETURNS TABLE (
     infeasible bigint, expired bigint, released bigint, duplicates_in_a_row bigint, infeasible_in_a_row bigint, overdue boolean)
     LANGUAGE sql STABLE AS
 $$
-    WITH rows AS MATERIALIZED (
+    WITH ran AS (
+        SELECT count(*) FILTER (WHERE t.state IN ('COMPLETE', 'PRUNED')) AS finished, count(*) FILTER (WHERE t.state = 'PRUNED') AS stopped,
+               count(*) FILTER (WHERE t.state = 'RUNNING') AS running,
+               max(t.number) FILTER (WHERE t.state IN ('COMPLETE', 'PRUNED', 'RUNNING')) AS last
+            FROM optuna.trials t WHERE t.study_id = study
+    ), others AS MATERIALIZED (
         SELECT t.number, t.state, l.outcome, l.trial_id IS NOT NULL AND l.outcome IN ('duplicate', 'infeasible') IS NOT TRUE AS was_run
-            FROM optuna.trials t LEFT JOIN peft_pareto.leases l ON l.trial_id = t.trial_id WHERE t.study_id = study),
-    last AS (SELECT coalesce(max(number), -1) AS number FROM rows WHERE was_run)
-    SELECT s.trials, n.finished, n.stopped, n.running, n.waiting, n.failed, n.duplicates, n.infeasible, n.expired, n.released,
+            FROM optuna.trials t LEFT JOIN peft_pareto.leases l ON l.trial_id = t.trial_id WHERE t.study_id = study AND t.state IN ('WAITING', 'FAIL')
+    ), last AS (
+        SELECT greatest((SELECT ran.last FROM ran), max(number) FILTER (WHERE was_run), -1) AS number FROM others
+    )
+    SELECT s.trials, ran.finished, ran.stopped, ran.running, n.waiting, n.failed, n.duplicates, n.infeasible, n.expired, n.released,
            n.duplicates_in_a_row, n.infeasible_in_a_row,
            coalesce(extract(epoch FROM clock_timestamp()) > (s.settings #>> '{free,deadline}')::double precision, false)
-        FROM peft_pareto.studies s CROSS JOIN (
-            SELECT count(*) FILTER (WHERE state IN ('COMPLETE', 'PRUNED')) AS finished,
-                   count(*) FILTER (WHERE state = 'PRUNED') AS stopped,
-                   count(*) FILTER (WHERE state = 'RUNNING') AS running,
-                   count(*) FILTER (WHERE state = 'WAITING') AS waiting,
+        FROM peft_pareto.studies s CROSS JOIN ran CROSS JOIN (
+            SELECT count(*) FILTER (WHERE state = 'WAITING') AS waiting,
                    count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'failed') AS failed,
                    count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'duplicate') AS duplicates,
                    count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'infeasible') AS infeasible,
                    count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'expired') AS expired,
                    count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'released') AS released,
-                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'duplicate' AND rows.number > last.number) AS duplicates_in_a_row,
-                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'infeasible' AND rows.number > last.number) AS infeasible_in_a_row
-                FROM rows CROSS JOIN last) AS n
+                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'duplicate' AND others.number > last.number) AS duplicates_in_a_row,
+                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'infeasible' AND others.number > last.number) AS infeasible_in_a_row
+                FROM others CROSS JOIN last) AS n
         WHERE s.study_id = study
 $$;

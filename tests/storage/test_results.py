@@ -253,11 +253,11 @@ def test_hypervolume_is_kept_against_trials_and_time(study: Callable) -> None:
     made = study(name="history")
     for finished in (1, 2):
         trial = made.start()
-        made.finish(trial)
+        made.finish(trial, seconds=10.0)
         for hypervolume in (0.0, numpy.float64(finished)):
-            trials.record_hypervolume(made.store, trial.trial_id, finished, 10.0 * finished, hypervolume)
+            trials.record_hypervolume(made.store, trial.trial_id, hypervolume)
     with pytest.raises(BadValue, match="hypervolume=nan"):
-        trials.record_hypervolume(made.store, trial.trial_id, 2, 1.0, float("nan"))
+        trials.record_hypervolume(made.store, trial.trial_id, float("nan"))
     with made.store.engine.connect() as connection:
         rows = connection.execute(text("SELECT * FROM hypervolume_history WHERE study = 'history'")).all()
     assert [tuple(row) for row in rows] == [("history", 0, 1, 10.0, 1.0), ("history", 1, 2, 20.0, 2.0)]

@@ -359,7 +359,7 @@ def test_a_study_not_ours_is_left_alone(opened: Callable) -> None:
 def test_a_study_of_ours_can_be_deleted(study: Callable) -> None:
     made = study()
     made.finish(made.start())
-    trials.record_hypervolume(made.store, made.start().trial_id, 1, 1.0, 1.0)
+    trials.record_hypervolume(made.store, made.start().trial_id, 1.0)
     made.start(outcome="duplicate")
     trials.leave(made.store, made.start().trial_id)
     optuna.delete_study(study_name=made.study.study_name, storage=made.store.optuna)
@@ -404,6 +404,8 @@ def test_sizes_and_what_runs(study: Callable) -> None:
     trials.note_size(made.store, trial.trial_id, np.int64(7), np.float32(0.5))
     made.finish(made.start())
     (running,) = trials.running_trials(made.store, made.id)
+    (known,) = trials.running_trials(made.store, made.id, known=[running.number])
+    assert (known.number, known.parameters, known.distributions) == (running.number, None, None)
     assert (running.trial_id, running.number, running.root, running.repeat, running.steps) == (trial.trial_id, 0, "h", 0, 30)
     assert running.parameters == PARAMETERS and '"rank"' in running.distributions
     row = results.trials(made.store, made.study.study_name)[0]
