@@ -7,7 +7,9 @@ import logging
 import math
 import os
 import shutil
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -248,9 +250,12 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
 
     former = {name: os.environ.get(name) for name in (*ENVIRONMENT, MAX_PENDING)}
     os.environ.update(ENVIRONMENT)
+    asked_to_stop = signal.getsignal(signal.SIGTERM)
     own = {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **({} if address else own))
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, asked_to_stop)  # Ray's own ends this process at once, and no trial is given back
         for name in ("ray", "ray.tune"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         yield ray.cluster_resources()
