@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpo.dominance import CROWDING, RANKINGS, among_best
+from hpo.dominance import CROWDING, HYPERVOLUME, RANKINGS, among_best
 
 REPLICATES = 256
 FEWEST_PAIRS = 8  # trials that have both rungs, for a regression from one on the other
@@ -52,15 +52,16 @@ class Pruner:
 
     reduction: about one in so many goes on; the best ⌈n / reduction⌉ of the n trials that have the rung, the trial included.
     confidence: the share of the replicates that must be exceeded for a stop. ranking: "crowding" | "hypervolume", inside the front that
-    the cut goes through. minimum: below so many trials at the rung nothing is stopped. Raises ValueError for what is out of range.
+    the cut goes through; None is hypervolume for two objectives (a little better on benchmarks/problems.py), crowding for more, whose
+    contributions would take minutes. minimum: below so many trials at the rung nothing is stopped. Raises ValueError for what is out of range.
     """
 
-    def __init__(self, reduction: int, confidence: float = 0.9, ranking: str = CROWDING, minimum: int = 2):
+    def __init__(self, reduction: int, confidence: float = 0.9, ranking: str | None = None, minimum: int = 2):
         if reduction < 2:
             raise ValueError(f"reduction={reduction}: 2 or more, one in so many trials goes on")
         if not 0 <= confidence < 1:
             raise ValueError(f"confidence={confidence}: from 0 to below 1, a share that can be exceeded")
-        if ranking not in RANKINGS:
+        if ranking not in (None, *RANKINGS):
             raise ValueError(f"ranking={ranking!r}: take one of {', '.join(RANKINGS)}")
         self.reduction, self.confidence, self.ranking, self.minimum = reduction, confidence, ranking, minimum
         self.trials: dict[int, TrialRungs] = {}
@@ -100,7 +101,8 @@ class Pruner:
         becoming = self.regression(steps, trial.last)
         compared = stacked(peers, steps) if becoming is None else becoming.scores(peers)
         own = next(i for i, each in enumerate(peers) if each.number == number)
-        share = 1 - float(among_best(compared, own, best, self.ranking).mean())
+        ranking = self.ranking or (HYPERVOLUME if compared.shape[2] == 2 else CROWDING)
+        share = 1 - float(among_best(compared, own, best, ranking).mean())
         return Decision(share > self.confidence, share, n - 1, becoming is not None)
 
     def regression(self, steps: int, last: int) -> Regression | None:

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pytest
 
+from hpo.dominance import CROWDING
 from hpo.pruning import FEWEST_PAIRS, REPLICATES, Decision, Pruner
 
 FIRST, MIDDLE, LAST = 22, 67, 200
@@ -33,8 +34,15 @@ def test_of_nine_in_a_chain_the_best_three_go_on():
 
 def test_inside_the_front_that_is_cut_the_lonely_go_on():
     """Seven on a front, two behind it: three go on, both ends and (4, 3), whose neighbours are 4 and 4 away."""
-    pruner = taught(dict(enumerate([(0, 9), (1, 8), (2, 7), (4, 3), (6, 2), (7, 1), (9, 0), (9, 9), (10, 10)])))
+    pruner = taught(dict(enumerate([(0, 9), (1, 8), (2, 7), (4, 3), (6, 2), (7, 1), (9, 0), (9, 9), (10, 10)])), ranking=CROWDING)
     assert [i for i in range(9) if not pruner.decide(i, FIRST).stop] == [0, 3, 6]
+
+
+def test_or_those_whose_contributions_are_largest():
+    """Up to the reference point (11, 11) the contributions are 2, 1, 4, 4, 1, 2, 1: two of 4, and for the third place a tie of two."""
+    points = [(0, 9), (1, 8), (2, 7), (6, 3), (7, 2), (8, 1), (10, 0), (10, 10)]
+    pruner = taught(dict(enumerate(points)))
+    assert [i for i in range(8) if not pruner.decide(i, FIRST).stop] == [0, 2, 3, 5]
 
 
 @pytest.mark.parametrize("n, best", [(1, 1), (2, 1), (3, 1), (4, 2), (6, 2), (7, 3)])
@@ -178,6 +186,12 @@ def test_a_rung_learnt_again_replaces_the_first():
 def test_one_objective_is_plain_successive_halving():
     pruner = taught({i: (float(i),) for i in range(9)})
     assert [pruner.decide(i, FIRST).stop for i in range(9)] == [False] * 3 + [True] * 6
+
+
+def test_three_objectives_are_ranked_by_crowding():
+    points = np.random.default_rng(9).normal(size=(20, 3))
+    asked, default = (taught(dict(enumerate(map(tuple, points))), **settings) for settings in ({"ranking": CROWDING}, {}))
+    assert [default.decide(i, FIRST) for i in range(20)] == [asked.decide(i, FIRST) for i in range(20)]
 
 
 def test_objectives_that_do_not_differ_can_be_predicted():
