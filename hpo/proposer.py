@@ -21,7 +21,7 @@ from hpo.spaces.base import BadProposal
 
 PROBES = 300  # random proposals that find a space's parameters
 DRAWS = 8  # of TPE, for a proposal at the last rung; a third of them are, or more
-PROBE_STREAM = 1  # of random numbers, apart from the trials'
+PROBE_STREAM, OTHER_STREAM = 1, 2  # of random numbers, apart from the trials'
 RELATIVE = "relative_params"  # what TPE and GP leave with a running trial, which has its parameters here anyway
 
 T = TypeVar("T")
@@ -155,7 +155,7 @@ class Answers(BaseSampler):
     """
 
     def __init__(self, inner: BaseSampler, history: History, seed: int, rungs: tuple[int, ...], fixed: Mapping[str, Any]):
-        self.inner, self.history, self.random, self.rungs, self.fixed = inner, history, optuna.samplers.RandomSampler(seed), rungs, fixed
+        self.inner, self.history, self.random, self.rungs, self.fixed = inner, history, optuna.samplers.RandomSampler(seed_of(seed, OTHER_STREAM)), rungs, fixed
         self.proposed: dict[str, Any] | None = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

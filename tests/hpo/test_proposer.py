@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
@@ -274,3 +275,13 @@ def test_a_random_proposal_of_thirty_parameters_costs_little_after_ten_thousand_
     for number in range(10):
         proposer.propose(number)
     assert (time.process_time() - began) / 10 < 0.02
+
+
+def test_answers_of_a_random_search_do_not_repeat_one_another() -> None:
+    """The sampler and whoever answers in its place draw from streams of their own."""
+    def propose(trial: Any) -> tuple[float, int]:
+        return trial.suggest_float("x", 0, 1), trial.suggest_categorical("steps", RUNGS)
+
+    proposer = Proposer("random", 0, ["minimize"], propose, RUNGS)
+    found = np.array([(x, RUNGS.index(steps)) for x, steps in (proposer.propose(number).candidate for number in range(200))])
+    assert abs(np.corrcoef(found.T)[0, 1]) < 0.3
