@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from finished_study import scores, tell
 from optuna.trial import TrialState
-from told import asks, beside, expire, quickly, run, trial
+from told import asks, beside, expire, quickly, rung, run, trial
 
 from hpo.agenda import YARDSTICK
 from hpo.settings import Settings
@@ -219,4 +219,117 @@ def test_a_space_that_cannot_propose_them_has_them_all_the_same(searching: Searc
     assert {name for name, each in zip(BASELINES, asked) if trial(search, each.number).params} == {"bias"}, "the sampler learns what it can"
 
 
+def test_one_that_is_under_way_as_a_proposal_waits_for_it(searching: Searching, opened: Callable) -> None:
+    search = searching(trials=20, space="reference", rungs=1, methods="attention,bias")
+    quickly(search, 1.0, 1.0)
+    proposed = asks(search)
+    after = Search(opened(), replace(search.settings, baselines=True))
+    after.register(20, IDENTITY)
+    assert asks(after).candidate.method != proposed.candidate.method
+    rung(search, proposed, 40, 1.0, 1.0)
+    search.finish(proposed)
+    told = {asks(after).candidate.method for _ in BASELINES[3:]}
+    assert proposed.candidate.method not in told, "it was measured"
 
+
+def test_one_whose_candidate_was_stopped_is_run_to_its_end(searching: Searching, opened: Callable) -> None:
+    search = searching(trials=20, space="reference", methods="attention")
+    quickly(search, 1.0, 1.0)
+    search.study.enqueue_trial({"method": "attention", "steps": 40})
+    stopped = asks(search)
+    rung(search, stopped, 4, 9.0, 9.0)
+    search.finish(stopped, stopped=True)
+    after = Search(opened(), replace(search.settings, baselines=True))
+    after.register(20, IDENTITY)
+    again = asks(after)
+    assert again.candidate == stopped.candidate and again.exempt and again.known == {4: 0.0}
+
+
+# What was enqueued.
+
+QUEUE = [reference_candidate(name, steps) for name, steps in (("lora", 13), ("bias", 40), ("full", 4))]
+
+
+def queued(candidates: list) -> list[dict]:
+    return [{"candidate": each.to_json(), "why": "enqueued"} for each in candidates]
+
+
+def test_a_queue_is_run_in_its_order_before_anything_is_proposed(searching: Searching) -> None:
+    search = searching(trials=20)
+    search.register(20, IDENTITY, queued(QUEUE))
+    yardstick, _ = run(search, lambda asked, steps: (1.0, 1.0))
+    assert yardstick.yardstick
+    assert [asks(search).candidate for _ in range(2)] == QUEUE[:2], "the third is a rung of the yardstick"
+    assert asks(search).candidate not in QUEUE
+
+
+def test_another_launch_adds_to_the_queue_and_nothing_is_run_twice(searching: Searching, opened: Callable) -> None:
+    search = searching(trials=20)
+    search.register(20, IDENTITY, queued(QUEUE[:1]))
+    quickly(search, 1.0, 1.0), quickly(search, 1.0, 1.0)
+    other = beside(search, opened)
+    other.register(20, IDENTITY, queued(QUEUE[:2]))
+    assert quickly(other, 1.0, 1.0).candidate == QUEUE[1] and results.queue(search.store, search.id) == queued(QUEUE[:2])
+
+
+# Repeats of the front.
+
+def test_points_of_the_front_are_run_again_and_a_point_is_the_mean_of_its_repeats(searching: Searching, query: Callable) -> None:
+    search = searching(trials=4, repeats=2, rungs=1)
+    first, second = quickly(search, 1.0, 1.0), quickly(search, 3.0, 3.0)
+    assert second.repeat == 1 and second.candidate == first.candidate and second.number == 1 and second.exempt
+    assert query("SELECT trial, fd, copy_excess, repeats FROM pareto_front WHERE study = :s", s=search.settings.study) == [(0, 2.0, 2.0, 2)]
+    third = quickly(search, 1.5, 1.5)
+    assert third.repeat == 0, "the front's point has its repeats"
+    fourth = quickly(search, 1.7, 1.7)
+    assert fourth.repeat == 1 and fourth.candidate == third.candidate
+    assert search.state() == Ended(0, "all 4 trials are finished"), "repeats count"
+    assert query("SELECT trial, fd, repeats FROM pareto_front WHERE study = :s", s=search.settings.study) == [(2, pytest.approx(1.6), 2)]
+    assert trial(search, 3).state == TrialState.COMPLETE and trial(search, 3).params.keys() == trial(search, 2).params.keys(), "repeats teach too"
+
+
+def test_at_most_every_second_trial_is_a_repeat(searching: Searching, opened: Callable) -> None:
+    search = searching(trials=20, repeats=9, rungs=1)
+    asked = [quickly(search, 1.0, 1.0 - i) for i in range(8)]
+    assert [each.repeat > 0 for each in asked] == [False, True] * 4
+
+
+def test_a_repeat_that_runs_is_not_begun_twice(searching: Searching, opened: Callable) -> None:
+    search = searching(trials=20, repeats=2, rungs=1)
+    quickly(search, 1.0, 1.0)
+    one, other = asks(search), asks(beside(search, opened))
+    assert one.repeat == 1 and other.repeat == 0
+    search.release(one)
+    assert asks(search) == one
+
+
+def test_an_exhausted_space_still_has_its_front_repeated(searching: Searching) -> None:
+    search = searching(trials=20, repeats=3, rungs=1, steps=1, space="reference", methods="full")
+    repeats = [quickly(search, 1.0, 1.0).repeat for _ in range(3)]
+    assert repeats == [0, 1, 2] and search.ask().status == 0
+
+
+# joint_reward with rungs.
+
+def test_a_yardstick_that_was_left_is_taken_up_by_who_waits_for_it(searching: Searching, opened: Callable, query: Callable) -> None:
+    search = searching(trials=3, objectives="joint_reward")
+    other = beside(search, opened)
+    dead = asks(search)
+    rung(search, dead, 4, 3.0, 0.2)
+    assert isinstance(other.ask(), Wait)
+    expire(query, dead)
+    again = asks(other)
+    assert again.yardstick and again.number == 0 and set(again.known) == {4}
+
+
+def test_rewards_are_those_of_all_rungs_and_what_is_worse_is_stopped(searching: Searching, query: Callable) -> None:
+    search = searching(trials=5, objectives="joint_reward", sampler="tpe")
+    run(search, lambda asked, steps: (4.0, 0.1 + steps / 100))
+    ends = [run(search, lambda asked, steps: (2.0, 0.0))[1], run(search, lambda asked, steps: (1.0, 0.0))[1], run(search, lambda asked, steps: (9.0, 0.9))[1]]
+    assert ends == ["finished", "finished", "stopped"] and trial(search, 3).state == TrialState.PRUNED and trial(search, 3).values is None
+    rewards = {tuple(row[:2]): row[2] for row in query("SELECT trial, steps, joint_reward FROM rung_scores WHERE study = :s", s=search.settings.study)}
+    search.recall.refresh()
+    taught = {(point.number, point.steps): point.values[0] for point in search.recall.proposer.history.points}
+    assert taught == pytest.approx(rewards) and len(rewards) == 10
+    assert rewards[0, 4] == pytest.approx(0.5 * 1 / 5 - 0.5 * 0.14 / 0.5), "the yardstick's early rungs, by its last one"
+    assert query("SELECT trial FROM pareto_front WHERE study = :s", s=search.settings.study) == [(2,), (2,), (2,)], "equal points all stay"

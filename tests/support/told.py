@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from finished_study import scores, tell
+from finished_study import scores
 from optuna.trial import FrozenTrial
 
 from hpo.study import Asked, Search
@@ -28,7 +28,7 @@ def trial(search: Search, number: int) -> FrozenTrial:
 
 def rung(search: Search, asked: Asked, steps: int, fd: float, copy_excess: float) -> bool:
     """As if a trial had been evaluated there; whether it is to be stopped."""
-    return search.report(asked, steps, scores(fd, copy_excess), 1234, float(steps), None)
+    return search.report(asked, steps, scores(fd, copy_excess), search.trainable(asked.candidate), float(steps), None)
 
 
 def asks(search: Search) -> Asked:
@@ -50,5 +50,6 @@ def run(search: Search, scored: Callable[[Asked, int], tuple[float, float]], ask
 def quickly(search: Search, fd: float, copy_excess: float) -> Asked:
     """A trial that is evaluated at its last rung only."""
     asked = asks(search)
-    tell(search, asked, scores(fd, copy_excess))
+    rung(search, asked, asked.candidate.steps, fd, copy_excess)
+    search.finish(asked)
     return asked
