@@ -9,6 +9,7 @@ from hpo import home
 from hpo.study import Asked, Search
 from hpo.tuning import Tuning
 from storage import leases, results, standing
+from storage.retrying import retrying
 from trainers.base_model import unet_elements
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def keep(search: Search, asked: Asked, tuning: Tuning) -> None:
     written before the rung is, so that no point of the front is without its tensors. Raises LeaseLost, OSError."""
     path = path_for(search, asked, tuning.done)
     if path is not None:
-        results.record_artifact(search.store, asked.id, WEIGHTS, str(path))
+        retrying(lambda: results.record_artifact(search.store, asked.id, WEIGHTS, str(path)))
         tuning.keep(path)
 
 
@@ -50,21 +51,25 @@ def save(search: Search, asked: Asked, tuning: Tuning, last: bool) -> None:
     """Write the state of the training at a rung; at a trial's last one only if it may stay. Raises LeaseLost, OSError."""
     if last and not stays(search, asked):
         return
-    leases.heartbeat(search.store, asked.id)  # a worker that lost its lease must not put an old state over a new one
-    results.record_artifact(search.store, asked.id, STATE, str(state_path(search, asked)))
+    retrying(lambda: leases.heartbeat(search.store, asked.id))  # a worker that lost its lease must not put an old state over a new one
+    retrying(lambda: results.record_artifact(search.store, asked.id, STATE, str(state_path(search, asked))))
     tuning.save()
 
 
 def stays(search: Search, asked: Asked) -> bool:
     """Whether a finished trial's tensors and state are kept."""
-    return search.settings.keep == "all" or search.settings.keep == "front" and standing.is_on_front(search.store, asked.id)
+    return search.settings.keep == "all" or search.settings.keep == "front" and retrying(lambda: standing.is_on_front(search.store, asked.id))
 
 
 def settle_state(search: Search, asked: Asked) -> None:
     """Delete the state of a trial that has ended, unless it stays."""
     path = state_path(search, asked)
     if not stays(search, asked) and path.exists() and discard(path):
-        results.forget_artifact(search.store, str(path))
+        forget(search, path)
+
+
+def forget(search: Search, path: Path) -> None:
+    retrying(lambda: results.forget_artifact(search.store, str(path)))
 
 
 def discard(path: Path) -> bool:
@@ -83,9 +88,10 @@ def tidy(search: Search) -> None:
 
     A file that is on another machine, or that may not be deleted, stays, and so does the note of it.
     """
-    for path in map(Path, standing.droppable(search.store, search.id, WEIGHTS, STATE, everything=search.settings.keep == "all")):
+    everything = search.settings.keep == "all"
+    for path in map(Path, retrying(lambda: standing.droppable(search.store, search.id, WEIGHTS, STATE, everything=everything))):
         if is_seen(path) and discard(path):
-            results.forget_artifact(search.store, str(path))
+            forget(search, path)
 
 
 def is_seen(path: Path) -> bool:
