@@ -27,7 +27,7 @@ PAGE = "faults.md"
 HEADER = ["fault", "what was done", "trials asked / finished / left running", "failed", "scores lost / doubled", "rungs as unbroken",
           "front: points / without weights", "left behind", "minutes", "verdict", "made by"]
 EXPLAINED = ("Each row is a study of its own of real trials (two rungs, the fewest pictures and steps that train), which is asked for more trials while the "
-             "fault goes on. *Failed* trials lost three leases without a new rung, and were replaced. *Rungs as unbroken*: a few trials, those first that "
+             "fault goes on. *Failed* trials were replaced; the reasons are beside their number. *Rungs as unbroken*: a few trials, those first that "
              "lost a lease, are run again from their candidate in one go, and every score and interval is compared. *Left behind*: processes, shared memory, "
              "temporary files, and tensors and training states that belong to no point of the front, after the server was stopped. "
              "`--write` replaces the rows of the faults that were done and leaves the others.")
@@ -49,9 +49,13 @@ class Row:
         found = self.counts
         if found is None:
             return [self.fault, self.done, *["–"] * 6, f"{self.minutes:.1f}", verdict]
-        return [self.fault, self.done, f"{found.asked} / {found.finished} / {found.running}", str(found.failed), f"{found.lost} / {found.doubled}",
+        return [self.fault, self.done, f"{found.asked} / {found.finished} / {found.running}", failed(found), f"{found.lost} / {found.doubled}",
                 f"{found.compared - found.different} of {found.compared}", f"{found.points} / {found.bare}",
                 ", ".join(self.left).replace("|", " ") or "nothing", f"{self.minutes:.1f}", verdict]
+
+
+def failed(counts: Counts) -> str:
+    return str(counts.failed) + (f" ({'; '.join(sorted(set(counts.reasons)))})".replace("|", " ") if counts.reasons else "")
 
 
 def suffer(fault: str, place: Place) -> Row:

@@ -43,6 +43,7 @@ SELECT t.number FROM trials t JOIN peft_pareto.candidates c USING (trial_id) LEF
     WHERE t.study_id = :study AND t.state = 'COMPLETE'
       AND r.values IS DISTINCT FROM (SELECT array_agg(v.value ORDER BY v.objective) FROM trial_values v WHERE v.trial_id = t.trial_id)
 """
+FAILURES = "SELECT l.reason FROM peft_pareto.leases l JOIN trials t USING (trial_id) WHERE t.study_id = :study AND l.outcome = 'failed' ORDER BY t.number"
 #: The same candidate, measured again though nobody asked for a repeat.
 DOUBLED = "SELECT trial_id, steps FROM peft_pareto.rungs WHERE study_id = :study AND again"
 #: The trials that lost a lease first: they are what an unbroken run is compared with.
@@ -55,7 +56,7 @@ SELECT t.trial_id, t.number, c.json, c.repeat FROM trials t JOIN peft_pareto.can
 @dataclass(frozen=True)
 class Counts:
     """After a fault. Numbers of trials; of rungs or trials whose scores are missing, or were paid for twice; of rungs compared with an unbroken run and
-    of those that differ; of the front's points and of those whose tensors are not there or do not load; of losses of a lease that are still noted."""
+    of those that differ; of the front's points and of those whose tensors are not there or do not load. reasons: why trials failed."""
 
     asked: int
     finished: int
@@ -67,7 +68,7 @@ class Counts:
     different: int
     points: int
     bare: int
-    taken_up: int
+    reasons: tuple[str, ...]
 
     @property
     def wrong(self) -> list[str]:
@@ -86,7 +87,7 @@ def counted(search: Search, inner: InnerLoop, sample: int) -> Counts:
     points, bare = front(search, inner)
     compared, different = compare(search, inner, sample, broken)
     return Counts(found.trials, found.finished, found.running + found.waiting, found.failed, lost, len(rows(search, DOUBLED)), compared, different,
-                  points, bare, len(broken))
+                  points, bare, tuple(row.reason for row in rows(search, FAILURES)))
 
 
 def rows(search: Search, query: str, **given: Any) -> list[Any]:

@@ -5,6 +5,7 @@ Each is a generator that gives, after a step, the seconds to wait until its next
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -81,11 +82,10 @@ def full_disk(study: FaultyStudy, stack: ExitStack) -> Plan:
     """The file system of --out, where tensors and training states go, is full in the middle of the study; workers end, and are started when there is space."""
     mount(study.out, stack)
     begin(study, FEW)
-    yield from until(lambda: study.ask("SELECT FROM trials WHERE study_id = :study AND state = 'COMPLETE'"))
-    study.replacing, study.forgiven = False, os.strerror(28)
+    yield from until(lambda: study.ask("SELECT number FROM trials WHERE study_id = :study AND state = 'COMPLETE'"))
+    study.replacing, study.forgiven = False, os.strerror(errno.ENOSPC)
     ballast = study.out / "ballast"
-    fill(ballast)
-    if not (yield from until(lambda: all(each.process.poll() is not None for each in study.workers), 60 * study.load.minutes / 2)):
+    if not (yield from until(lambda: fill(ballast) and all(each.process.poll() is not None for each in study.workers), 60 * study.load.minutes / 2)):
         study.deaths.append("a worker went on though the disk is full")
     study.see_to_workers()
     ballast.unlink()
@@ -104,14 +104,17 @@ def mount(folder: Path, stack: ExitStack) -> None:
     stack.callback(subprocess.run, ["umount", "-l", str(folder)], check=True)
 
 
-def fill(path: Path) -> None:
-    try:
-        with path.open("wb", buffering=0) as stream:
-            while stream.write(bytes(1 << 20)):
-                pass
-    except OSError as error:
-        if error.errno != 28:
-            raise
+def fill(path: Path) -> bool:
+    """To the last page, again and again: what is tidied away makes space. True, when it is full."""
+    for size in (1 << 20, 1 << 12):
+        try:
+            with path.open("ab", buffering=0) as stream:
+                while stream.write(bytes(size)):
+                    pass
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+    return True
 
 
 def network(study: FaultyStudy, stack: ExitStack) -> Plan:

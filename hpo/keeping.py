@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hpo import home
 from storage import leases, results, standing, trials
+from storage.retrying import retrying
 from trainers.base_model import unet_elements
 from trainers.checkpoint import UNFINISHED
 
@@ -68,7 +69,7 @@ def keep(search: Search, asked: Asked, tuning: Tuning) -> None:
     written before the rung is, so that no point of the front is without its tensors. Raises LeaseLost, OSError."""
     path = path_for(search, asked, tuning.done)
     if path is not None:
-        results.record_artifact(search.store, asked.id, WEIGHTS, str(path))
+        retrying(lambda: results.record_artifact(search.store, asked.id, WEIGHTS, str(path)))
         tuning.keep(path)
         for left in unfinished(path):  # by a worker that died while it wrote
             left.unlink(missing_ok=True)
@@ -86,20 +87,24 @@ def save(search: Search, asked: Asked, tuning: Tuning, last: bool) -> None:
 def note_state(search: Search, asked: Asked) -> None:
     """To be called before a state is written: a worker that lost its lease must not put an old state over a new one, and a file must be known of. Raises
     LeaseLost."""
-    leases.heartbeat(search.store, asked.id)
-    results.record_artifact(search.store, asked.id, STATE, str(state_path(search, asked)))
+    retrying(lambda: leases.heartbeat(search.store, asked.id))
+    retrying(lambda: results.record_artifact(search.store, asked.id, STATE, str(state_path(search, asked))))
 
 
 def stays(search: Search, asked: Asked) -> bool:
     """Whether a finished trial's tensors and state are kept."""
-    return search.settings.keep == "all" or search.settings.keep == "front" and standing.is_on_front(search.store, asked.id)
+    return search.settings.keep == "all" or search.settings.keep == "front" and retrying(lambda: standing.is_on_front(search.store, asked.id))
 
 
 def settle_state(search: Search, asked: Asked) -> None:
     """Delete the state of a trial that has ended, unless it stays."""
     path = state_path(search, asked)
     if not stays(search, asked) and is_seen(path) and discard(path):
-        results.forget_artifact(search.store, str(path))
+        forget(search, path)
+
+
+def forget(search: Search, path: Path) -> None:
+    retrying(lambda: results.forget_artifact(search.store, str(path)))
 
 
 def discard(path: Path) -> bool:
@@ -118,10 +123,15 @@ def tidy(search: Search) -> None:
 
     A file that is on another machine, or that may not be deleted, stays, and so does the note of it.
     """
-    useless = standing.droppable(search.store, search.id, WEIGHTS, STATE, everything=search.settings.keep == "all")
-    for path in map(Path, useless + (states_of_ended(search) if search.settings.keep == "none" else [])):
+    for path in map(Path, retrying(lambda: useless(search))):
         if is_seen(path) and discard(path):
-            results.forget_artifact(search.store, str(path))
+            forget(search, path)
+
+
+def useless(search: Search) -> list[str]:
+    """Noted files that need not stay."""
+    found = standing.droppable(search.store, search.id, WEIGHTS, STATE, everything=search.settings.keep == "all")
+    return found + (states_of_ended(search) if search.settings.keep == "none" else [])
 
 
 def states_of_ended(search: Search) -> list[str]:

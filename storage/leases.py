@@ -17,6 +17,7 @@ from sqlalchemy import Connection, exc, text
 
 from storage.engine import advisory_lock, first_line
 from storage.errors import BadValue, LeaseLost, NoWorker, StorageError, StorageUnreachable, StudyFull
+from storage.retrying import retrying
 from storage.store import Store
 
 #: A heartbeat every quarter of a lease: three may be lost before the lease runs out.
@@ -194,7 +195,7 @@ class Heartbeat:
         self._wake.set()
 
     def __enter__(self) -> Heartbeat:
-        self._lease = heartbeat(self._store, self._trial)
+        self._lease = retrying(lambda: heartbeat(self._store, self._trial))
         self._thread.start()
         return self
 

@@ -88,7 +88,7 @@ def test_a_point_without_its_tensors_is_seen(study) -> None:
 
 
 def test_counts_say_what_is_wrong() -> None:
-    good = faults_counts.Counts(asked=5, finished=5, running=0, failed=0, lost=0, doubled=0, compared=2, different=0, points=3, bare=0, taken_up=1)
+    good = faults_counts.Counts(asked=5, finished=5, running=0, failed=0, lost=0, doubled=0, compared=2, different=0, points=3, bare=0, reasons=())
     assert good.wrong == []
     for change in ({"finished": 6}, {"running": 1}, {"lost": 1}, {"doubled": 1}, {"different": 1}, {"compared": 0}, {"points": 0}, {"bare": 1}):
         assert len(replace(good, **change).wrong) == 1, change
