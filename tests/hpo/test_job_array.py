@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,8 +46,9 @@ def array(repository: Path, tmp_path: Path, url: str) -> Iterator[Callable[[str,
 
 
 @pytest.mark.slow
-def test_tasks_that_are_ended_are_followed_by_others_until_all_trials_are_finished(array: Callable, begun: Callable, holders: Callable, states: Callable,
-                                                                                   query: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shared", [True, False], ids=["shared folder", "own folders"])
+def test_tasks_that_are_ended_are_followed_by_others_until_all_trials_are_finished(shared: bool, array: Callable, begun: Callable, holders: Callable,
+                                                                                   states: Callable, query: Callable, tmp_path: Path) -> None:
     asked = begun(trials=TRIALS, steps=40, rungs=3, checkpoints=str(tmp_path / "states"))
 
     def measured() -> dict[tuple[int, int], float]:
@@ -70,6 +72,9 @@ def test_tasks_that_are_ended_are_followed_by_others_until_all_trials_are_finish
     lost.send_signal(signal.SIGKILL)  # its node is gone
     lost.wait(10)
     before = measured()
+    assert list((tmp_path / "states").iterdir()), "each left the state of its training"
+    if not shared:  # as other machines see it
+        shutil.rmtree(tmp_path / "states")
     assert holders(asked.study).get(lost.pid) == killed, "its lease is still to run out"
     last = [array(asked.study, 3), array(asked.study, 4)]
     assert [task.wait(SLOW_SECONDS) for task in last] == [0, 0], (tmp_path / "worker-3.log").read_text()

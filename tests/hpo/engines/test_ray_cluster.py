@@ -13,16 +13,17 @@ import psutil
 import pytest
 from launching import until
 
-TRIALS = 4
+TRIALS = 3
 SLOW_SECONDS = 500  # at most; a tenth of it where nothing else runs
 ACTOR = "ray::ResourceTrainable"
 
 
 @pytest.fixture
-def cluster() -> Iterator:
+def cluster(monkeypatch) -> Iterator:
     """A head and a second node, each with a CPU and so with room for one trial."""
     from ray.cluster_utils import Cluster
 
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # as docs/cluster.md has it
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         made.add_node(num_cpus=1)
@@ -53,7 +54,7 @@ def test_a_node_is_lost_with_its_trial_and_the_study_ends_with_exactly_n(cluster
                  "a trial is finished, and the second node holds another")
     assert process.poll() is None, (tmp_path / "launch.log").read_text()
     cluster.remove_node(second, allow_graceful=False)
-    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in lost), "its actors are gone with it"
+    until(lambda: not any(psutil.pid_exists(pid) for pid in lost), 60, "its actors are gone with it")
     assert process.wait(SLOW_SECONDS) == 0, (tmp_path / "launch.log").read_text()
     assert states(asked.study)["COMPLETE"] == TRIALS and not {"RUNNING", "WAITING"} & set(states(asked.study))
     said = (tmp_path / "launch.log").read_text()
