@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import text
 
 from storage import leases, system_user
+from storage.__main__ import main
 from storage.errors import BadStorageUrl, StorageUnreachable
 from storage.store import Store, open_store
 
@@ -121,6 +122,13 @@ def test_every_connection_is_encrypted_to_the_server_that_was_named(server: Serv
     with store.optuna.engine.connect():
         assert answer(store, "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'search' AND NOT ssl") == 0
         assert answer(store, "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE usename = 'search' AND ssl") >= 2
+
+
+def test_psql_speaks_tls_too(server: Server, opening: Callable, capfd) -> None:
+    tool("psql")
+    opening(server.url(), "a")
+    assert main(["psql", "--storage", server.url(), "-Atc", "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"]) == 0
+    assert capfd.readouterr().out == "t\n"
 
 
 @pytest.mark.parametrize("wrong", [{"host": "127.0.0.1"}, {"authority": "other.crt"}, {"authority": "missing.crt"}])
