@@ -154,7 +154,7 @@ def process(url: str, repository: Path, tmp_path: Path):
 
 def test_it_takes_trials_until_the_study_is_finished_and_says_so_without_noise(registered: Callable, process: Callable, states: Callable, tmp_path) -> None:
     search = registered(trials=1, study=f"a 'b' \"c\" 🩻 {time.time_ns()}")
-    assert process(search.settings.study).wait(120) == 0
+    assert process(search.settings.study).wait(300) == 0
     assert states(search.settings.study) == {"COMPLETE": 1}
     log = (tmp_path / "worker.log").read_text()
     assert "trial 0 finished" in log and "all 1 trials are finished" in log
@@ -188,7 +188,7 @@ def test_a_killed_worker_s_trial_goes_on_elsewhere_to_the_same_scores(after: int
     search = registered(trials=1, steps=40)
     shorten_leases(query, search, 3.0)
     killed = process(search.settings.study)
-    until(lambda: trains(query, search) and (not after or rungs(search)), 120, "it trains")
+    until(lambda: trains(query, search) and (not after or rungs(search)), 300, "it trains")
     killed.kill(), killed.wait()
     assert list(rungs(search)) == [20][:bool(after)] and states(search.settings.study) == {"RUNNING": 1}
     worker = Worker(url, search.settings.study)
@@ -201,7 +201,7 @@ def test_a_worker_that_slept_for_longer_than_its_lease_writes_nothing_and_goes_o
     search = registered(trials=2, steps=40, keep="all")
     shorten_leases(query, search, 3.0)
     sleeper = process(search.settings.study)
-    until(lambda: rungs(search), 120, "a rung is evaluated")
+    until(lambda: rungs(search), 300, "a rung is evaluated")
     sleeper.send_signal(signal.SIGSTOP)
     worker = Worker(url, search.settings.study)
     while not isinstance(done := worker.turn(), Over):
@@ -211,7 +211,7 @@ def test_a_worker_that_slept_for_longer_than_its_lease_writes_nothing_and_goes_o
     assert before == unbroken(worker) and len(written) == 3
     worker.search.store.close()
     sleeper.send_signal(signal.SIGCONT)
-    assert sleeper.wait(120) == 0 and states(search.settings.study) == {"COMPLETE": 2}
+    assert sleeper.wait(300) == 0 and states(search.settings.study) == {"COMPLETE": 2}
     assert rungs(search) == before and {path: path.stat().st_mtime_ns for path in Path(search.settings.out).rglob("trial-00000-*")} == written
     log = (tmp_path / "worker.log").read_text()
     assert "trial 0 was lost" in log and "trial 1 finished" in log and "Traceback" not in log
@@ -240,7 +240,7 @@ def test_between_two_rungs_it_says_which_and_gives_the_trial_back(registered: Ca
 def test_a_stopped_worker_gives_its_trial_back(how: str, registered: Callable, process: Callable, states: Callable, query: Callable) -> None:
     search = registered(trials=9, steps=400)
     running = process(search.settings.study, "--with-parent")
-    until(lambda: trains(query, search), 120, "it trains")
+    until(lambda: trains(query, search), 300, "it trains")
     if how.startswith("SIG"):
         running.send_signal(getattr(signal, how))
     else:

@@ -88,7 +88,7 @@ def test_an_actor_gives_a_result_a_rung_and_gives_its_trial_back_between_two(set
         given = {"url": url, "study": chosen.study, "threads": 1, "device": "cpu", "home": os.environ[HOME_VARIABLE]}
         actor = ray.remote(num_cpus=1)(tune.with_parameters(StudyTrial, given=given, bell=bell)).remote()
         said = [{name: result.get(name) for name in ("trial", "steps", "done", "outcome", "refused")}
-                for result in (ray.get(actor.train.remote(), timeout=120) for _ in range(3))]
+                for result in (ray.get(actor.train.remote(), timeout=300) for _ in range(3))]
         assert said == [dict(trial=0, steps=2, done=False, outcome=None, refused=None), dict(trial=0, steps=4, done=True, outcome="finished", refused=None),
                         dict(trial=1, steps=2, done=False, outcome=None, refused=None)]
         assert states(chosen.study) == {"COMPLETE": 1, "RUNNING": 1}
