@@ -103,6 +103,7 @@ class Search:
                                          sampler=optuna.samplers.RandomSampler(seed=settings.seed), load_if_exists=True)
         self.id = self.study._study_id
         self.agenda = Agenda(self)
+        self.turn: leases.Turn | None = None  # to ask, while this worker has it
         self.counted: dict[tuple, int | None] = {}  # trainable parameters by what is trained
 
     @cached_property
@@ -235,7 +236,8 @@ class Search:
         candidate = entry.candidate
         parameters, distributions, internal = described(proposal)
         outcome, reason = why or (None, None)
-        self.turn.check()
+        if self.turn is not None:
+            self.turn.check()
         attributes = {**proposal.user_attrs, **({"baseline": entry.baseline} if entry.baseline else {}), **({"repeat": entry.repeat} if entry.repeat else {})}
         started = trials.start(self.store, self.id, request=request(), candidate=self.row(candidate, entry), parameters=parameters, distributions=distributions,
                                internal=internal, user_attrs=attributes, system_attrs=proposal.system_attrs, outcome=outcome, reason=reason)

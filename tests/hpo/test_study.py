@@ -391,14 +391,14 @@ def test_rungs_of_another_worker_count_as_soon_as_they_are_written(searching: Se
 # Constraints.
 
 def test_an_infeasible_proposal_is_told_so_and_counts_as_nothing(searching: Searching, query: Callable) -> None:
-    search = searching(space="reference", trials=3, methods=",".join(FEW), max_trainable="2%", sampler="random")
-    asked = [quickly(search, 1.0, 1.0) for _ in range(3)]
+    search = searching(space="reference", trials=6, methods=",".join(FEW), max_trainable="2%", sampler="random")
+    asked = [quickly(search, 1.0, 1.0) for _ in range(6)]
     assert asked[0].candidate.method == "full", "the yardstick is run whatever it trains"
     assert {each.candidate.method for each in asked[1:]} <= {"norm", "bias"}
-    assert search.state() == Ended(0, "all 3 trials are finished")
+    assert search.state() == Ended(0, "all 6 trials are finished")
     refused = [row for row in reasons(search, query) if row[0] == "infeasible"]
     counts = leases.counts(search.store, search.id)
-    assert (counts.finished, counts.failed, counts.infeasible) == (3, 0, len(refused))
+    assert (counts.finished, counts.failed, counts.infeasible) == (6, 0, len(refused))
     assert refused and all(reason.endswith("trainable parameters violate max-trainable 2%") for _, reason in refused)
 
 
