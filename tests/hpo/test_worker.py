@@ -203,6 +203,8 @@ def test_a_worker_that_slept_for_longer_than_its_lease_writes_nothing_and_goes_o
     sleeper = process(search.settings.study)
     until(lambda: rungs(search), 300, "a rung is evaluated")
     sleeper.send_signal(signal.SIGSTOP)
+    held = "SELECT count(*) FROM peft_pareto.leases WHERE study_id = :s AND expires_at > clock_timestamp()"
+    until(lambda: query(held, s=search.id) == [(0,)], 60, "its lease runs out")
     worker = Worker(url, search.settings.study)
     while not isinstance(done := worker.turn(), Over):
         pass
