@@ -87,7 +87,7 @@ def counted(search: Search, inner: InnerLoop, sample: int) -> Counts:
     points, bare = front(search, inner)
     compared, different = compare(search, inner, sample, broken)
     return Counts(found.trials, found.finished, found.running + found.waiting, found.failed, lost, len(rows(search, DOUBLED)), compared, different,
-                  points, bare, tuple(row.reason for row in rows(search, FAILURES)))
+                  points, bare, tuple(row.reason.partition(", at last")[0] for row in rows(search, FAILURES)))
 
 
 def rows(search: Search, query: str, **given: Any) -> list[Any]:

@@ -23,6 +23,7 @@ from storage.store import Store
 #: A heartbeat every quarter of a lease: three may be lost before the lease runs out.
 BEATS_PER_LEASE = 4
 MOST_SECONDS_BETWEEN_BEATS = 30.0
+SECONDS_TO_NEXT_TRY = 1.0  # of a heartbeat that found no server
 #: Others wait so long for a worker whose turn it is to ask and that says nothing.
 TURN_SECONDS = 20.0
 
@@ -208,7 +209,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         good_until = time.monotonic() + self._lease
-        pause = min(self._lease / BEATS_PER_LEASE, MOST_SECONDS_BETWEEN_BEATS)
+        pause = usual = min(self._lease / BEATS_PER_LEASE, MOST_SECONDS_BETWEEN_BEATS)
         while not self._leave.is_set():
             self._wake.wait(pause)
             self._wake.clear()
@@ -217,10 +218,12 @@ class Heartbeat:
             sent = time.monotonic()
             try:
                 good_until = sent + heartbeat(self._store, self._trial, self._stage)
+                pause = usual
             except StorageUnreachable:
                 if time.monotonic() > good_until:
                     self.lost.set()
                     return
+                pause = min(usual, SECONDS_TO_NEXT_TRY)  # the server's clock runs on while it is away
             except LeaseLost:
                 # The trial may just have been told: then nobody looks at `lost` any more.
                 self.lost.set()
