@@ -144,8 +144,9 @@ def closing(settings: Settings, study, known, found: Found) -> Iterator[str]:
         yield (f"real pictures against real ones: {study.objectives.quality} {floor[0]:.3g} [{floor[1]:.3g}, {floor[2]:.3g}], "
                f"untouched base: {known.q_base:.3g}")
     if found.rows and all(row["joint_reward"] is None for row in found.rows):
-        yield "reward: – since " + ("the yardstick does not copy more than the untouched base, or the base is no worse than real pictures"
-                                    if study.agenda.is_there(study.agenda.yardsticks()) else "the yardstick, full fine-tuning for all steps, is not finished yet")
+        finished = study.agenda.is_there(study.agenda.yardsticks())
+        yield "reward: – since " + ("the yardstick does not copy more than the untouched base, or the base is no worse than real pictures" if finished
+                                    else "the yardstick, full fine-tuning for all steps, is not finished yet")
     where = f" --storage {shlex.quote(without_password(settings.storage))}" if settings.storage is not None else ""
     query = "SELECT * FROM pareto_front WHERE study = '" + settings.study.replace("'", "''") + "'"
     yield f"picture:   {found.png}"

@@ -246,7 +246,7 @@ class Search:
         return Asked(started.trial_id, started.number, candidate, self.rungs_of(candidate), entry.repeat, entry.baseline, self.paid(candidate, entry.repeat))
 
     def paid(self, candidate: Candidate, repeat: int = 0) -> dict[int, float]:
-        """Rungs below the candidate's own steps that another trial has evaluated: they are trained again only where no state was kept, and never measured again."""
+        """Rungs below the candidate's own steps that another trial has evaluated: never measured again, and trained again only where no state was kept."""
         return {steps: 0.0 for steps in trials.known_rungs(self.store, self.id, candidate.root, repeat) if steps < candidate.steps}
 
     def row(self, candidate: Candidate, entry: Entry | None = None) -> trials.CandidateRow:

@@ -22,8 +22,8 @@ TITLE = "Pareto front (95 % intervals from patients)"
 CANDIDATE_WIDTH = 30  # characters that a candidate's words need at least, to be two or three lines
 FORMATS = ("table", "json", "csv", "candidates")
 ENDS = ("low", "high")
-COLUMNS = ("study", "trial", "candidate", "method", "steps", "trainable", "trainable_share", "joint_reward", "seconds", "repeats",
-           *(name + end for name in SCORES for end in ("", "_low", "_high")))
+COLUMNS = ("study", "trial", "candidate", "method", "steps", "trainable", "trainable_share", "joint_reward", "seconds",
+           *(name + end for name in SCORES for end in ("", "_low", "_high")), "repeats")
 
 
 def as_json(rows: list[Row]) -> str:

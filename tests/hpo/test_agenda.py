@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 from finished_study import scores, tell
 from optuna.trial import TrialState
-from told import asks, beside, expire, quickly, rung, run, trial
+from told import asks, beside, expire, quickly, run, rung, trial
 
 from hpo.agenda import YARDSTICK
 from hpo.settings import Settings
 from hpo.spaces.reference import BASELINES, reference_candidate
 from hpo.study import Ended, Search, Wait
-from storage import leases, results, trials
+from storage import results, trials
 
 Searching = Callable[..., Search]
 IDENTITY = {"model": "m", "encoder": "e", "data": "d"}
