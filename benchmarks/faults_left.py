@@ -56,7 +56,10 @@ def temporary_files(folder: Path) -> list[str]:
 
 def stray_files(out: Path, hashes: set[str], roots: set[str]) -> list[str]:
     """Files among a study's weights and training states that belong to no point of its front; names of points' tensors end with a hash of `hashes`,
-    those of states begin with a root of `roots`."""
+    those of states with a root of `roots` and a repeat."""
+    def belongs(path: Path) -> bool:
+        named = path.stem.split("-")
+        return path.suffix == ".safetensors" and (named[-1] in hashes if path.parent.name == "weights" else named[-2] in roots)
+
     kept = [path for path in (*out.rglob("weights/*"), *out.rglob("states/*")) if path.is_file()]
-    return sorted(path.name for path in kept
-                  if not (path.suffix == ".safetensors" and (path.stem.rsplit("-", 1)[-1] in hashes or path.stem.split("-")[0] in roots)))
+    return sorted(path.name for path in kept if not belongs(path))

@@ -130,11 +130,12 @@ def test_processes_of_a_data_folder_are_found(tmp_path: Path) -> None:
 
 
 def test_files_that_belong_to_no_point_are_found(tmp_path: Path) -> None:
-    for name in ("weights/trial-00000-aa.safetensors", "weights/trial-00001-bb.safetensors", "weights/trial-00000-aa.unfinished",
-                 "states/rr-0.safetensors", "states/ss-0.safetensors", "logs/worker-0.log"):
+    for name in ("weights/trial-00000-aa.safetensors", "weights/trial-00001-bb.safetensors", "weights/trial-00000-aa.safetensors.0f.unfinished",
+                 "states/trial-00000-rr-0.safetensors", "states/trial-00001-ss-0.safetensors", "logs/worker-0.log"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert faults_left.stray_files(tmp_path, {"aa"}, {"rr"}) == ["ss-0.safetensors", "trial-00000-aa.unfinished", "trial-00001-bb.safetensors"]
+    assert faults_left.stray_files(tmp_path, {"aa"}, {"rr"}) == ["trial-00000-aa.safetensors.0f.unfinished", "trial-00001-bb.safetensors",
+                                                                          "trial-00001-ss-0.safetensors"]
 
 
 @pytest.fixture
