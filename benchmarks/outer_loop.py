@@ -99,7 +99,8 @@ def cycles(search: Search, plain: optuna.Study, memory: optuna.Study, sampler: s
         spent = 1000 * (processor_seconds(server) - before)
         inside = 1000 * propose.processor, 1000 * rule.processor
         found.append(Cycle(ours, spent - sum(inside), 1000 * propose.taken(), 1000 * rule.taken(),
-                           timed(lambda: outer_loop_plain.one_trial(plain, search, generator)), timed(lambda: outer_loop_plain.one_trial(memory, search, generator))))
+                           timed(lambda: outer_loop_plain.one_trial(plain, search, generator)),
+                           timed(lambda: outer_loop_plain.one_trial(memory, search, generator))))
     return found[1:]
 
 
@@ -182,8 +183,8 @@ def report(measured: dict, shares: list[outer_loop_workers.Share], load: float) 
     rows = [rows_of(size, sampler, each) for size, (found, _) in measured.items() for sampler, each in found.items()]
     beyond = {size: max(median(each, lambda one: one.beyond) for each in found.values()) for size, (found, _) in measured.items()}
     good = all(value <= MOST_MS[size] and value / (10 * TRIAL_SECONDS) <= MOST_SHARE for size, value in beyond.items())
-    lines = [f"Made by `python -m benchmarks.outer_loop --write` on {os.cpu_count()} cores at a load of {load:.0f}: {PARAMETERS} parameters, medians of cycles.",
-             "", table(header, rows), "", COUNTED, ""]
+    lines = [f"Made by `python -m benchmarks.outer_loop --write` on {os.cpu_count()} cores at a load of {load:.0f}: {PARAMETERS} parameters, "
+             "medians of cycles.", "", table(header, rows), "", COUNTED, ""]
     for size, (_, joined) in measured.items():
         good &= statistics.median(joined) <= MOST_JOIN
         lines.append(f"Joining a study of {size:,} trials takes {statistics.median(joined):.2f} s (target ≤ {MOST_JOIN:.0f} s), median of {len(joined)}.")
@@ -191,8 +192,8 @@ def report(measured: dict, shares: list[outer_loop_workers.Share], load: float) 
         failed = [share.error for share in shares if share.error]
         within = 100 * sum(share.trials for share in shares) / sum(share.whole for share in shares)
         good &= not failed and within >= LEAST_IN_TRIALS
-        lines.append(f"{len(shares)} simulated workers on one store, {WORKER_TRIALS} trials of {WORKER_SECONDS:.0f} s each, random sampler, three rungs at most, "
-                     f"heartbeats: {len(failed)} errors, {within:.1f} % of their time in trials (target ≥ {LEAST_IN_TRIALS:.0f} %).")
+        lines.append(f"{len(shares)} simulated workers on one store, {WORKER_TRIALS} trials of {WORKER_SECONDS:.0f} s each, random sampler, "
+                     f"three rungs at most, heartbeats: {len(failed)} errors, {within:.1f} % of their time in trials (target ≥ {LEAST_IN_TRIALS:.0f} %).")
         print(*failed[:3], sep="\n", file=sys.stderr)
     return "\n".join(lines), good
 
