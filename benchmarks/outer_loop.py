@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -158,6 +159,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write docs/speed.md")
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server does not outlive us
     with tempfile.TemporaryDirectory(prefix="pp-bench-") as folder:
         os.environ[embedded.HOME_VARIABLE] = folder
         try:
