@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -99,7 +100,8 @@ def cycles(search: Search, plain: optuna.Study, memory: optuna.Study, sampler: s
         spent = 1000 * (processor_seconds(server) - before)
         inside = 1000 * propose.processor, 1000 * rule.processor
         found.append(Cycle(ours, spent - sum(inside), 1000 * propose.taken(), 1000 * rule.taken(),
-                           timed(lambda: outer_loop_plain.one_trial(plain, search, generator)), timed(lambda: outer_loop_plain.one_trial(memory, search, generator))))
+                           timed(lambda: outer_loop_plain.one_trial(plain, search, generator)),
+                           timed(lambda: outer_loop_plain.one_trial(memory, search, generator))))
     return found[1:]
 
 
@@ -157,6 +159,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write docs/speed.md")
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server does not outlive us
     with tempfile.TemporaryDirectory(prefix="pp-bench-") as folder:
         os.environ[embedded.HOME_VARIABLE] = folder
         try:
@@ -182,8 +185,8 @@ def report(measured: dict, shares: list[outer_loop_workers.Share], load: float) 
     rows = [rows_of(size, sampler, each) for size, (found, _) in measured.items() for sampler, each in found.items()]
     beyond = {size: max(median(each, lambda one: one.beyond) for each in found.values()) for size, (found, _) in measured.items()}
     good = all(value <= MOST_MS[size] and value / (10 * TRIAL_SECONDS) <= MOST_SHARE for size, value in beyond.items())
-    lines = [f"Made by `python -m benchmarks.outer_loop --write` on {os.cpu_count()} cores at a load of {load:.0f}: {PARAMETERS} parameters, medians of cycles.",
-             "", table(header, rows), "", COUNTED, ""]
+    lines = [f"Made by `python -m benchmarks.outer_loop --write` on {os.cpu_count()} cores at a load of {load:.0f}: {PARAMETERS} parameters, "
+             "medians of cycles.", "", table(header, rows), "", COUNTED, ""]
     for size, (_, joined) in measured.items():
         good &= statistics.median(joined) <= MOST_JOIN
         lines.append(f"Joining a study of {size:,} trials takes {statistics.median(joined):.2f} s (target ≤ {MOST_JOIN:.0f} s), median of {len(joined)}.")
@@ -191,8 +194,8 @@ def report(measured: dict, shares: list[outer_loop_workers.Share], load: float) 
         failed = [share.error for share in shares if share.error]
         within = 100 * sum(share.trials for share in shares) / sum(share.whole for share in shares)
         good &= not failed and within >= LEAST_IN_TRIALS
-        lines.append(f"{len(shares)} simulated workers on one store, {WORKER_TRIALS} trials of {WORKER_SECONDS:.0f} s each, random sampler, three rungs at most, "
-                     f"heartbeats: {len(failed)} errors, {within:.1f} % of their time in trials (target ≥ {LEAST_IN_TRIALS:.0f} %).")
+        lines.append(f"{len(shares)} simulated workers on one store, {WORKER_TRIALS} trials of {WORKER_SECONDS:.0f} s each, random sampler, "
+                     f"three rungs at most, heartbeats: {len(failed)} errors, {within:.1f} % of their time in trials (target ≥ {LEAST_IN_TRIALS:.0f} %).")
         print(*failed[:3], sep="\n", file=sys.stderr)
     return "\n".join(lines), good
 

@@ -18,7 +18,8 @@ CREATE TEMP TABLE copied ON COMMIT DROP AS
         CROSS JOIN LATERAL (SELECT values FROM peft_pareto.rungs r WHERE r.trial_id = t.trial_id ORDER BY r.steps DESC LIMIT 1) AS r
         WHERE t.study_id = %(ours)s AND t.state IN ('COMPLETE', 'PRUNED') AND EXISTS (SELECT FROM trial_params p WHERE p.trial_id = t.trial_id);
 INSERT INTO trials (trial_id, number, study_id, state, datetime_start, datetime_complete)
-    SELECT new, row_number() OVER (ORDER BY new) - 1, %(plain)s, 'COMPLETE', datetime_start, coalesce(datetime_complete, datetime_start) FROM copied JOIN trials ON trial_id = old;
+    SELECT new, row_number() OVER (ORDER BY new) - 1, %(plain)s, 'COMPLETE', datetime_start, datetime_complete
+        FROM copied JOIN trials ON trial_id = old;
 INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
     SELECT new, param_name, param_value, distribution_json FROM copied JOIN trial_params ON trial_id = old ORDER BY param_id;
 INSERT INTO trial_values (trial_id, objective, value, value_type)
