@@ -58,7 +58,7 @@ REFUSALS = (
     ),
     (
         r"does not support SSL|SSL (SYSCALL )?error|SSL connection (is )?required|(root|server|client) certificate|certificate file|sslmode value",
-        "server and URL do not agree about SSL: change sslmode in the URL",
+        "server and URL do not agree about SSL: change sslmode in the URL, or name there who signed the server's certificate, as sslrootcert",
     ),
     (
         r"No such file|refused|timeout|timed out|unreachable|No route",
@@ -150,7 +150,35 @@ def connect(url: str, worker: str | None = None) -> Engine:
         raise StorageUnreachable(
             f"storage {hidden(url)!r} is PostgreSQL {version[0]}, needed is {OLDEST_SERVER} or newer: upgrade it"
         )
+    try:
+        shared = _is_shared(engine)
+    except exc.SQLAlchemyError as error:
+        engine.dispose()
+        raise unreachable(url, error) from error
+    if shared:
+        engine.dispose()
+        raise BadStorageUrl(
+            f"storage {hidden(url)!r} is a pooler that changes the server's connection between transactions, which mixes up the "
+            "names of workers and their locks: set its pool_mode to session, or name the server itself"
+        )
     return engine
+
+
+def _is_shared(engine: Engine) -> bool:
+    """Whether a pooler lets another client into this client's session between two transactions (PgBouncer's pool_mode transaction).
+
+    A pooler makes up the process id that it tells a client. One that pools by transaction then hands the connection that a
+    client has just used to whoever asks next, or gives that client another one.
+    """
+    asked = sqlalchemy.text("SELECT pg_backend_pid()")
+    with engine.connect() as first:
+        before = first.scalar(asked)
+        if before == first.connection.driver_connection.info.backend_pid:
+            return False
+        first.commit()
+        with engine.connect() as second:
+            between = second.scalar(asked)  # its transaction stays open
+            return between == before or first.scalar(asked) != before
 
 
 def optuna_storage(url: str, worker: str | None = None) -> RDBStorage:
