@@ -7,7 +7,9 @@ import logging
 import math
 import os
 import shutil
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -38,7 +40,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # four files a trial that repeat what Postgres has
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: it gives trials back
 }
-START_RAY = "start one with ray start --head, or leave the flag out"
+START_RAY = "start one with ray start --head, give launch its RAY_AUTH_MODE and token, or leave the flag out"
 ANSWER_SECONDS = 5.0
 MAX_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"  # how many actors start at the same time; 1 if Tune is not told
 
@@ -230,9 +232,12 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
 
     former = {name: os.environ.get(name) for name in (*ENVIRONMENT, MAX_PENDING)}
     os.environ.update(ENVIRONMENT)
+    asked_to_stop = signal.getsignal(signal.SIGTERM)
     own = {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **({} if address else own))
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, asked_to_stop)  # Ray's own ends this process at once, and no trial is given back
         for name in ("ray", "ray.tune"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         yield ray.cluster_resources()
