@@ -43,7 +43,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # four files a trial that repeat what Postgres has
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: it gives trials back
 }
-START_RAY = "start one with ray start --head, or leave the flag out"
+START_RAY = "start one with ray start --head, give launch its RAY_AUTH_MODE and token, or leave the flag out"
 ANSWER_SECONDS = 5.0
 MAX_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"  # how many actors start at the same time; 1 if Tune is not told
 
