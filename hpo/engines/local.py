@@ -19,6 +19,7 @@ from hpo.errors import BadSetting, SearchError
 from hpo.settings import Settings
 from hpo.study import Ended, Search, most_failures
 from hpo.worker import STORAGE_VARIABLE
+from storage.retrying import PATIENCE_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +124,8 @@ class Local(Engine):
         return search.state() or Ended(1, "the study has not ended, though all workers have")
 
     def start(self, settings: Settings, url: str, device: str, threads: int, log_file: Path) -> WorkerProcess:
-        command = [sys.executable, "-m", "hpo.worker", f"--study={settings.study}", "--device", device, "--threads", str(threads), "--with-parent"]
+        command = [sys.executable, "-m", "hpo.worker", f"--study={settings.study}", "--device", device, "--threads", str(threads), "--with-parent",
+                   f"--wait={PATIENCE_SECONDS:g}"]  # launch has met the store: if it does not answer now, it restarts
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", STORAGE_VARIABLE: url}
         with log_file.open("a") as stream:
             # Its own session, so that Ctrl-C reaches launch alone, which then stops its workers in order.
