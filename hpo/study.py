@@ -99,8 +99,9 @@ class Search:
         self.bounds = Bounds(settings.ladder, settings.learning_rate_scale, spaces.methods(settings.methods), settings.protects,
                              sites_of(model_folder(settings)), model_folder(settings))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.study = optuna.create_study(storage=store.optuna, study_name=settings.study, directions=self.objectives.directions,
-                                         sampler=optuna.samplers.RandomSampler(seed=settings.seed), load_if_exists=True)
+        with leases.translated():
+            self.study = optuna.create_study(storage=store.optuna, study_name=settings.study, directions=self.objectives.directions,
+                                             sampler=optuna.samplers.RandomSampler(seed=settings.seed), load_if_exists=True)
         self.id = self.study._study_id
         self.agenda = Agenda(self)
         self.turn: leases.Turn | None = None  # to ask, while this worker has it

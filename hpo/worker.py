@@ -18,9 +18,9 @@ from hpo.command import INTERRUPTED, Parser, decimal, leave, one_line_errors, st
 from hpo.errors import BadSetting
 from hpo.settings import Settings, check_device
 from hpo.stopping import Stopped
-from storage import results
+from storage import leases, results
 from storage.errors import LeaseLost, StorageUnreachable, UnknownStudy
-from storage.retrying import PATIENCE_SECONDS
+from storage.retrying import PATIENCE_SECONDS, retrying
 from storage.store import Store, open_store, worker_name
 
 if TYPE_CHECKING:
@@ -44,6 +44,12 @@ def stored_settings(store: Store, study: str) -> Settings:
     return Settings.from_json({name: value for name, value in {**known, **paths}.items() if name in fields and value is not None})
 
 
+def opened(url: str) -> Store:
+    """The store, under a name that no other process has had. Raises BadStorageUrl, StorageUnreachable, SchemaError."""
+    with leases.translated():  # a server that goes away while the tables are looked at
+        return open_store(url, worker_name())
+
+
 @dataclass(frozen=True)
 class Rung:
     """A trial was evaluated at these steps, and goes on."""
@@ -64,8 +70,8 @@ class Over:
 class Worker:
     """One process's part in a study: the loaded base model and one trial after the other. Every engine runs this."""
 
-    def __init__(self, url: str, study: str, device: str = "auto", paths: dict[str, str] | None = None):
-        """Join a registered study.
+    def __init__(self, url: str, study: str, device: str = "auto", paths: dict[str, str] | None = None, patience: float = PATIENCE_SECONDS):
+        """Join a registered study. patience: seconds that the store may take to answer first; once it has, a restart of it is borne as in a trial.
 
         Raises UnknownStudy, OtherCode, SettingsDiffer where this machine's contents are others, BadData, BadModel, BadSetting for a
         device that is not there.
@@ -73,17 +79,17 @@ class Worker:
         from hpo.inner_loop import LOADING, InnerLoop, check_usable, memory_named, pick_device
         from hpo.study import Search
 
-        store = open_store(url, worker_name())
-        code.check(study, results.settings(store, results.study_id(store, study))["free"].get("code"))
-        settings = replace(stored_settings(store, study), study=study, **(paths or {}))
+        store = retrying(lambda: opened(url), patience)
+        code.check(study, retrying(lambda: results.settings(store, results.study_id(store, study)))["free"].get("code"))
+        settings = replace(retrying(lambda: stored_settings(store, study)), study=study, **(paths or {}))
         chosen = pick_device(device)
         check_usable(chosen)
-        self.search = Search(store, settings)
+        self.search = retrying(lambda: Search(store, settings))
         check_writable(settings)
         with memory_named(LOADING, settings):
             self.inner = InnerLoop(settings, chosen, lambda stage: log.info("%s", stage))
-        self.search.register(None, self.inner.identity)
-        self.record_references()
+        retrying(lambda: self.search.register(None, self.inner.identity))
+        retrying(self.record_references)
         self.away_since: float | None = None
         self.running: Generator[int, None, str] | None = None  # a trial between two rungs
         self.asked: Asked | None = None  # that trial
@@ -223,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
         with stopping.interruptible():
             wait_for_study(url, given.study, given.wait)
             use_threads(given.threads)
-            worker = Worker(url, given.study, given.device, paths)
+            worker = Worker(url, given.study, given.device, paths, patience=given.wait)
         status = worker.work()
         worker.search.store.close()
         return status

@@ -114,7 +114,7 @@ def has_worked(store: Store, study_id: int) -> bool:
     return _rows(store, query, study=study_id)[0]["found"]
 
 
-def evaluated(store: Store, study_id: int) -> int:
+def rung_count(store: Store, study_id: int) -> int:
     """How many rungs were evaluated, of whatever trials: it grows as long as anybody gets anywhere."""
     return _rows(store, "SELECT count(*) AS found FROM peft_pareto.rungs WHERE study_id = :study", study=study_id)[0]["found"]
 

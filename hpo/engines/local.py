@@ -21,7 +21,7 @@ from hpo.settings import Settings
 from hpo.study import Ended, Search
 from hpo.worker import STORAGE_VARIABLE
 from storage import standing
-from storage.retrying import retrying
+from storage.retrying import PATIENCE_SECONDS, retrying
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Local(Engine):
         threads = threads_for(count)
         logs = home.study_folder(settings.out, settings.study) / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        deaths = Deaths(count, partial(standing.evaluated, search.store, search.id))
+        deaths = Deaths(count, partial(standing.rung_count, search.store, search.id))
         workers: list[WorkerProcess] = []
         watched = -math.inf
         try:
@@ -131,7 +131,8 @@ class Local(Engine):
         return retrying(search.state) or Ended(1, "the study has not ended, though all workers have")
 
     def start(self, settings: Settings, url: str, device: str, threads: int, log_file: Path) -> WorkerProcess:
-        command = [sys.executable, "-m", "hpo.worker", f"--study={settings.study}", "--device", device, "--threads", str(threads), "--with-parent"]
+        command = [sys.executable, "-m", "hpo.worker", f"--study={settings.study}", "--device", device, "--threads", str(threads), "--with-parent",
+                   f"--wait={PATIENCE_SECONDS:g}"]  # launch has met the store: if it does not answer now, it restarts
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", STORAGE_VARIABLE: url}
         with log_file.open("a") as stream:
             # Its own session, so that Ctrl-C reaches launch alone, which then stops its workers in order.

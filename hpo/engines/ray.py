@@ -215,7 +215,7 @@ class Ray(Engine):
         with connected(settings.ray_address) as available:
             shares = shares_of(settings, available, settings.ray_address is not None)
             bell = ray.remote(num_cpus=0)(Bell).remote()
-            run = Run(search, watch, bell, shares.most, Deaths(shares.most, partial(standing.evaluated, search.store, search.id)))
+            run = Run(search, watch, bell, shares.most, Deaths(shares.most, partial(standing.rung_count, search.store, search.id)))
             given = {"url": url, "study": settings.study, **asdict(shares), "home": os.environ.get(home.HOME_VARIABLE)}
             trainable = tune.with_resources(tune.with_parameters(StudyTrial, given=given, bell=bell), {"cpu": shares.cpus, "gpu": shares.gpus})
             os.environ[MAX_PENDING] = str(shares.most)
