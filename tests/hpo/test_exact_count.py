@@ -18,7 +18,7 @@ from hpo.settings import Settings
 from hpo.study import Search
 
 TRIALS = "SELECT trial, candidate FROM trial_scores WHERE study = :s ORDER BY trial"
-LEASE_SECONDS = 5.0  # a minute otherwise, which a test would have to wait for
+LEASE_SECONDS = 10.0  # a minute otherwise, which a test would have to wait for
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def one_of_two(states: Callable, study: str) -> bool:
 def test_launch_is_killed_and_the_next_one_finishes(engine: str, begun: Callable, launched: Callable, states: Callable, query: Callable, tmp_path) -> None:
     settings = begun(engine=engine)
     process = launched(settings)
-    until(lambda: one_of_two(states, settings.study), 150, "one trial is finished and another runs")
+    until(lambda: one_of_two(states, settings.study), 400, "one trial is finished and another runs")
     workers = workers_of(process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -56,7 +56,7 @@ def test_launch_is_killed_and_the_next_one_finishes(engine: str, begun: Callable
     assert not [each for each in workers if each.is_running()], "no worker outlives its launch"
     finished, begun_then = states(settings.study)["COMPLETE"], query(TRIALS, s=settings.study)
     assert finished < 3
-    assert launched(settings).wait(200) == 0
+    assert launched(settings).wait(500) == 0
     counts = states(settings.study)
     assert counts == {"COMPLETE": 3} and query(TRIALS, s=settings.study)[: len(begun_then)] == begun_then, "the same trials went on"
     said = (tmp_path / "launch.log").read_text()
@@ -67,12 +67,12 @@ def test_launch_is_killed_and_the_next_one_finishes(engine: str, begun: Callable
 def test_a_worker_is_killed_and_its_launch_finishes(engine: str, begun: Callable, launched: Callable, states: Callable, query: Callable, tmp_path) -> None:
     settings = begun(engine=engine)
     process = launched(settings)
-    until(lambda: one_of_two(states, settings.study), 150, "one trial is finished and another runs")
+    until(lambda: one_of_two(states, settings.study), 400, "one trial is finished and another runs")
     killed = workers_of(process)
     assert killed
     for worker in killed:
         worker.kill()
-    assert process.wait(200) == 0
+    assert process.wait(500) == 0
     counts = states(settings.study)
     assert counts == {"COMPLETE": 3}, "also the one that lost its worker"
     said = (tmp_path / "launch.log").read_text()

@@ -99,9 +99,9 @@ def test_interrupted_it_gives_running_trials_back(engine: str, settings: Made, s
     asked = settings(engine=engine, trials=500, workers=2, steps=40, pruner="none")
     process: subprocess.Popen = launched(asked)
     # Two, since one may end meanwhile.
-    until(lambda: states(asked.study).get("COMPLETE", 0) >= 1 and states(asked.study).get("RUNNING", 0) == 2, 150, "a trial is finished and two run")
+    until(lambda: states(asked.study).get("COMPLETE", 0) >= 1 and states(asked.study).get("RUNNING", 0) == 2, 400, "a trial is finished and two run")
     os.kill(process.pid, signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(120) == 130
     counts = states(asked.study)
     assert "RUNNING" not in counts and counts["COMPLETE"] >= 1
     assert 1 <= counts["WAITING"] <= 2 and not counts.get("FAIL"), "each is gone on with"
