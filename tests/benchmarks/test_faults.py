@@ -37,7 +37,7 @@ def place() -> Iterator[Place]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", PLANS)
+@pytest.mark.parametrize("fault", ["kills", "restarts", "launches"])  # the others take minutes each: `python -m benchmarks.faults`
 def test_a_study_survives(fault: str, place: Place) -> None:
     row = suffer(fault, place)
     assert row.wrong == (), row.cells()

@@ -103,9 +103,11 @@ def test_a_resumed_study_goes_on_as_an_unbroken_one() -> None:
 
 @pytest.mark.parametrize("sampler", MODELS)
 def test_models_find_an_optimum_in_a_conditional_parameter(sampler: str) -> None:
+    seeds = range(7, 11 if sampler == "nsga2" else 9)  # it learns more slowly, and costs nothing
+
     def near(name: str) -> int:
         return sum(candidate["place"] is not None and abs(candidate["place"] - 0.8) < 0.15
-                   for seed in (7, 8) for candidate in Life(name, seed=seed).run(36).candidates(RANDOM_TRIALS))
+                   for seed in seeds for candidate in Life(name, seed=seed).run(36).candidates(RANDOM_TRIALS))
 
     assert near(sampler) > 1.5 * near("random") > 0
 

@@ -19,7 +19,7 @@ def test_a_longer_ladder_has_the_shorter_one_at_its_end() -> None:
 
 
 @pytest.mark.parametrize("steps, rungs, reduction, words", [(4, 3, 3, "of --steps 4 they would be 0, 1, 4, which do not grow from 1 on: take --rungs 2"),
-                                                            (200, 9, 3, "take --rungs 5"), (1, 3, 3, "take --rungs 1")])
+                                                            (200, 9, 3, "take --rungs 6"), (1, 3, 3, "take --rungs 1")])
 def test_rungs_that_do_not_grow_are_refused(steps: int, rungs: int, reduction: float, words: str) -> None:
     with pytest.raises(BadSetting, match=words):
         Settings(steps=steps, rungs=rungs, reduction=reduction).check()
