@@ -19,7 +19,7 @@ import pytest
 
 from benchmarks import faults_counts, faults_left
 from benchmarks.faults import HEADER, report, suffer
-from benchmarks.faults_plans import PLANS, compiled_clock
+from benchmarks.faults_plans import compiled_clock
 from benchmarks.faults_proxy import Proxy
 from benchmarks.faults_study import Load, Place
 from hpo import keeping
