@@ -5,8 +5,8 @@ from __future__ import annotations
 import optuna
 import psycopg2
 
-from benchmarks.outer_loop_study import measured
 from benchmarks.outer_loop_space import propose
+from benchmarks.outer_loop_study import measured
 from hpo.study import Search
 from storage.engine import normalise, plain
 

@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 import numpy as np
 import optuna
 import pytest
-from sqlalchemy import text
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
 from optuna.trial import TrialState
+from sqlalchemy import text
 
 from storage import leases, results, trials
 from storage.errors import BadValue, LeaseLost, NoWorker, StudyFull
