@@ -36,7 +36,7 @@ def place() -> Iterator[Place]:
     assert not made.home.exists() and not faults_left.processes(made.home, servers=True)
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 @pytest.mark.parametrize("fault", ["kills", "restarts", "launches"])  # the others take minutes each: `python -m benchmarks.faults`
 def test_a_study_survives(fault: str, place: Place) -> None:
     row = suffer(fault, place)

@@ -45,7 +45,7 @@ def array(repository: Path, tmp_path: Path, url: str) -> Iterator[Callable[[str,
             task.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 @pytest.mark.parametrize("shared", [True, False], ids=["shared folder", "own folders"])
 def test_tasks_that_are_ended_are_followed_by_others_until_all_trials_are_finished(shared: bool, array: Callable, begun: Callable, holders: Callable,
                                                                                    states: Callable, query: Callable, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def actors(node) -> set[int]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_a_node_is_lost_with_its_trial_and_the_study_ends_with_exactly_n(cluster, begun: Callable, launched: Callable, states: Callable, holders: Callable,
                                                                         url: str, tmp_path: Path) -> None:
     asked = begun(engine="ray", trials=TRIALS, steps=40, workers=None, storage=url, ray_address=cluster.address)
@@ -62,7 +62,7 @@ def test_a_node_is_lost_with_its_trial_and_the_study_ends_with_exactly_n(cluster
     until(lambda: not actors(head), 30, "no actor outlives the launch")
 
 
-@pytest.mark.slow
+@pytest.mark.minutes
 def test_a_launch_ends_and_leaves_the_cluster_as_it_was(cluster, begun: Callable, launched: Callable, states: Callable, url: str, tmp_path: Path) -> None:
     asked = begun(engine="ray", trials=TRIALS, steps=40, workers=None, storage=url, ray_address=cluster.address)
     process: subprocess.Popen = launched(asked)
