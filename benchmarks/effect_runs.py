@@ -103,7 +103,7 @@ def make(base: Settings, run: Run, file: Path) -> None:
     settings = settings_of(base, run)
     inner = InnerLoop(settings, pick_device(settings.device))
     started = time.monotonic()
-    found = inner.path(run.candidate(settings), run.seed, steps_of(settings, run), "second_twin" if run.control else "train")
+    found = inner.path(run.candidate(settings), inner.seed(run.seed), steps_of(settings, run), "second_twin" if run.control else "train")
     arrays: dict[str, np.ndarray] = {"seconds": np.array(time.monotonic() - started)}
     for step, (measured, pixels) in found.items():
         for way, each in zip(WAYS, measured):

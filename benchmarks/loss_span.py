@@ -35,7 +35,7 @@ def measure(inner: InnerLoop) -> Losses:
 def trained(inner: InnerLoop, method: str, number: int) -> Losses:
     settings = inner.settings
     candidate = reference_candidate(method, settings.steps, settings.learning_rate_scale)
-    return inner.path(candidate, number, (settings.steps,), measure=lambda: measure(inner))[settings.steps]
+    return inner.path(candidate, inner.seed(number), (settings.steps,), measure=lambda: measure(inner))[settings.steps]
 
 
 def gap(inner: InnerLoop, tuned: Losses, base: Losses, part: tuple[int, int]) -> Estimate:

@@ -71,7 +71,7 @@ def main() -> None:
         part = candidate.parts[0]
         candidate = replace(candidate, parts=(replace(part, regions=regions or part.regions),), learning_rate=rate or candidate.learning_rate)
         started = time.monotonic()
-        runs = [inner.path(candidate, seed, (steps,))[steps][0][0] for seed in range(given.seeds)]
+        runs = [inner.path(candidate, inner.seed(seed), (steps,))[steps][0][0] for seed in range(given.seeds)]
         seconds = (time.monotonic() - started) / given.seeds
         scores = [evaluate(inner.references, measured) for measured in runs]
         distances, excesses = [each["fd"].value for each in scores], [each["copy_excess"] for each in scores]

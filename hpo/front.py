@@ -7,7 +7,7 @@ import sys
 
 from hpo.command import Parser, one_line_errors, store_url
 from hpo.errors import BadSetting
-from hpo.table import FORMATS, render
+from hpo.table import FORMATS, as_candidates, render
 from trainers.errors import nearest
 
 WIDTH = 250  # columns of a table that goes to a file
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     from rich.console import Console
 
     from hpo.worker import stored_settings
-    from storage import results
+    from storage import results, standing
     from storage.store import open_store
 
     store = open_store(store_url(given.storage))
@@ -35,10 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
     rows = results.front(store, study)
     objectives = tuple(stored_settings(store, study).objectives.split(","))
     try:
-        if rows or given.format != "table":
+        if given.format == "candidates":
+            print(as_candidates(candidate for candidate, _ in standing.front_candidates(store, results.study_id(store, study))), end="")
+        elif rows or given.format != "table":
             render(rows, given.format, objectives, Console(width=None if sys.stdout.isatty() else WIDTH))
         else:
-            print(f"no trial of study {study!r} has finished yet, so there is no front")
+            print(f"no rung of study {study!r} is on a front: none is evaluated yet, or none meets its constraints")
         sys.stdout.flush()
     except BrokenPipeError:  # who reads has read enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -21,17 +21,17 @@ from hpo.settings import Settings
 from metrics import encoders
 from metrics.evaluate import Generated, Measured, PictureSet, References, evaluate, projection_for, real_floor
 from metrics.scores import Scores
-from trainers import base_model, checkpoint, denoising, held_out, mitigations, sampling
+from trainers import base_model, denoising, held_out, mitigations, sampling
 from trainers.cache import key_of, remember
 from trainers.candidate import Candidate
 from trainers.captions import CaptionEncoder
 from trainers.errors import BadModel, BadSelection, NoMemory, NotFinite
-from trainers.fit import Evaluation, Fit, fit
 from trainers.loss import AUTOCAST
 from trainers.methods import BaseCache, Subset, method
 from trainers.mitigations.hooks import Guard, Learned
 from trainers.plan import Examples, Plan
 from trainers.resuming import Checkpoints
+from trainers.training import Evaluation, Training
 from trainers.units import walk
 
 LOSS_STREAM, NOISE_STREAM, TRAINING_STREAM, MITIGATION_STREAM = range(4)  # independent random streams of one study seed
@@ -40,26 +40,27 @@ LOSS_SPAN = (0.0, 0.5)  # part of the noise schedule that the loss gap looks at:
 BASE_VERSION = 3  # of what is cached under "base"
 CPU_IS_FULL = "DefaultCPUAllocator: can't allocate memory"  # in the words of torch's plain RuntimeError
 LOADING = "the base model and the caches, before any training"
-STAGES_A_TRAINING = 20  # reports of a step that was reached
 
 Stage = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished trial reports. pictures: (k, H, W) uint8, generated from twin captions, for the trial's note.
+    """What a candidate came to at a number of steps. pictures: (k, H, W) uint8, generated from twin captions, for the trial's note.
 
-    seconds: of "training", "generating", "scoring", and "total", in which the subset is also applied, kept and restored. curve: the
-    held-out loss, (mean on train, mean on twin) by step.
+    seconds: of "training", "generating", "scoring", and "total", in which the subset is also applied and kept. curve: the
+    held-out loss, (mean on train, mean on twin) by step. memory: bytes at the peak, None where this system does not say.
     """
 
     scores: Scores
+    steps: int
     trainable: int
     trainable_share: float
     training_loss: float
     seconds: dict[str, float]
     pictures: np.ndarray
     curve: dict[int, tuple[float, float]] = field(default_factory=dict)
+    memory: int | None = None
 
 
 def seed_of(*parts: int) -> int:
@@ -239,52 +240,33 @@ class InnerLoop:
             chosen.check(candidate)
             return chosen.apply(self.pipeline.unet, self.units, candidate, self.cache)
 
-    def train(self, candidate: Candidate, seed: int, subset: Subset, learned: Learned, side: str = "train", on_step: Callable[[int], None] = lambda step: None,
-              evaluations: Sequence[Evaluation] = (), state: Path | None = None) -> Fit:
-        """Fine-tune the subset in place. state: file from which a training that was stopped goes on, written as often as the settings say."""
-        return fit(self.pipeline.unet, self.scheduler, subset, self.examples[side], self.plan(candidate, seed), on_step, rates=subset.rates(candidate),
-                   hooks=mitigations.training_hooks(candidate.mitigations, learned), encode=self.captions.encode, evaluations=evaluations,
-                   checkpoints=None if state is None else self.checkpoints(candidate, side, state))
+    def training(self, candidate: Candidate, seed: int, subset: Subset, learned: Learned, side: str = "train", on_step: Callable[[int], None] = lambda step: None,
+                 evaluations: Sequence[Evaluation] = (), state: Path | None = None) -> Training:
+        """Fine-tunes the subset in place. state: file from which a training that was stopped goes on; written when it is asked to."""
+        return Training(self.pipeline.unet, self.scheduler, subset, self.examples[side], self.plan(candidate, seed), rates=subset.rates(candidate),
+                        hooks=mitigations.training_hooks(candidate.mitigations, learned), encode=self.captions.encode, evaluations=evaluations,
+                        checkpoints=None if state is None else self.checkpoints(candidate, side, state), on_step=on_step)
 
     def checkpoints(self, candidate: Candidate, side: str, state: Path) -> Checkpoints:
-        belongs = {"candidate": replace(candidate, steps=0).hash, "base": self.pipeline.hash, "data": self.prepared.content, "side": side}
-        return Checkpoints(state, self.settings.checkpoint_every, belongs, anew=True)
+        belongs = {"candidate": candidate.root, "base": self.pipeline.hash, "data": self.prepared.content, "side": side}
+        return Checkpoints(state, 0, belongs, anew=True)
 
-    def evaluate(self, candidate: Candidate, number: int, on_stage: Stage = lambda stage: None, keep: Path | None = None,
-                 state: Path | None = None, on_loss: held_out.Report = lambda step, train, twin: None) -> Result:
-        """Fine-tune, generate, score. `number` is the trial's: it seeds training, so that a trial can be repeated exactly.
+    def kept_step(self, candidate: Candidate, repeat: int, state: Path) -> int | None:
+        """How far a state goes from which this candidate could go on; None where there is none, or one of another training."""
+        return self.checkpoints(candidate, "train", state).step(self.plan(candidate, self.training_seed(candidate, repeat)))
 
-        keep: file for the subset's tensors, or None. state: file for the state of the training on the way, or None; what is there already is gone on from.
-        on_loss: is told each point of the held-out loss. Raises TrainingDiverged, BadSelection, NoMemory, NotFinite: the candidate's own fault.
+    def evaluate(self, candidate: Candidate, repeat: int = 0, on_stage: Stage = lambda stage: None, keep: Path | None = None) -> Result:
+        """Fine-tune for all steps, generate, score. repeat: another one is another seed. keep: file for the subset's tensors, or None.
+
+        Raises TrainingDiverged, BadSelection, NoMemory, NotFinite: the candidate's own fault.
         """
-        with memory_named(candidate.words, self.settings):
-            return self.evaluated(candidate, number, on_stage, keep, state, held_out.Curve(on_loss))
+        from hpo.tuning import Tuning
 
-    def evaluated(self, candidate: Candidate, number: int, on_stage: Stage, keep: Path | None, state: Path | None, curve: held_out.Curve) -> Result:
-        started = time.monotonic()
-        seed = seed_of(self.settings.seed, TRAINING_STREAM, number)
-        learned = self.learned("train", seed)
-        every = max(candidate.steps // STAGES_A_TRAINING, 1)
-        clock = Clock(on_stage)
-        subset = self.apply(candidate, seed)
-        try:
-            done = self.train(candidate, seed, subset, learned, "train",
-                              lambda step: on_stage(f"step {step} of {candidate.steps}") if step == 1 or step % every == 0 else None,
-                              self.held_out(curve), state)
-            with subset.generating():
-                measured, twin_pixels = self.measure_all(candidate, learned, clock)
-            clock.stop()
+        with Tuning(self, candidate, repeat, on_stage) as tuning:
+            result = tuning.to(candidate.steps)
             if keep is not None:
-                checkpoint.save(keep, subset, candidate, self.pipeline.hash, self.settings.precision)
-            trainable = subset.count
-        finally:
-            subset.restore()
-        restored = time.monotonic()
-        scores = self.scores(measured)
-        ended = time.monotonic()
-        seconds = {"training": done.seconds, "generating": clock.seconds["generating"], "scoring": clock.seconds["scoring"] + ended - restored,
-                   "total": ended - started}
-        return Result(scores, trainable, trainable / self.units.total, done.loss, seconds, twin_pixels, curve.points)
+                tuning.keep(keep)
+        return result
 
     def held_out(self, found: held_out.Curve) -> list[Evaluation]:
         """The curve of the held-out loss, if the settings ask for one."""
@@ -301,21 +283,32 @@ class InnerLoop:
                     schedule_steps=given.steps, warmup_steps=given.warmup_steps, accumulate=given.accumulate, min_snr_gamma=given.min_snr_gamma,
                     noise_offset=given.noise_offset, ema_decay=given.ema_decay, gradient_checkpointing=given.gradient_checkpointing)
 
-    def path(self, candidate: Candidate, number: int, at: tuple[int, ...], side: str = "train",
+    def seed(self, *parts: int) -> int:
+        """Of a training; different parts give independent ones."""
+        return seed_of(self.settings.seed, TRAINING_STREAM, *parts)
+
+    def training_seed(self, candidate: Candidate, repeat: int = 0) -> int:
+        """The same for all numbers of steps, so that a rung is the candidate with fewer steps."""
+        return self.seed(int(candidate.root, 16), repeat)
+
+    def path(self, candidate: Candidate, seed: int, at: tuple[int, ...], side: str = "train",
              measure: Callable[[], Any] | None = None) -> dict[int, Any]:
         """One training of max(at) steps, measured at several numbers of steps: what each shorter training would have been.
 
         That holds because the learning rate does not depend on the steps to come. Gives, by steps, what `measure` gives
         there: by default as `measure_all`. `side` is learned from; measured is always train against twin.
         """
-        seed = seed_of(self.settings.seed, TRAINING_STREAM, number)
         learned = self.learned(side, seed)
         measure = measure or (lambda: self.measure_all(candidate, learned))
         longest = replace(candidate, steps=max(at))
         found: dict[int, Any] = {}
         subset = self.apply(longest, seed)
         try:
-            self.train(longest, seed, subset, learned, side, evaluations=[Evaluation(lambda step: step in at, lambda step: found.update({step: measure()}))])
+            with self.training(longest, seed, subset, learned, side) as training:
+                for steps in sorted(at):
+                    training.run_to(steps)
+                    with training.evaluating():
+                        found[steps] = measure()
         finally:
             subset.restore()
         return found

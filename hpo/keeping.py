@@ -1,57 +1,116 @@
-"""Which trials' tensors stay on disk: --keep front deletes those of points that another one dominates."""
+"""Which tensors and training states stay on disk: --keep front deletes those of points that another one dominates."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpo import home
-from hpo.study import Asked, Search
-from storage import results
+from storage import leases, results, standing, trials
+from storage.retrying import retrying
 from trainers.base_model import unet_elements
+from trainers.checkpoint import UNFINISHED
+
+if TYPE_CHECKING:
+    from hpo.inner_loop import InnerLoop
+    from hpo.settings import Settings
+    from hpo.study import Asked, Search
+    from hpo.tuning import Tuning
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = "weights"
+WEIGHTS, STATE = "weights", "state"  # kinds of artifacts
 BYTES_PER_ELEMENT = 4  # subsets are kept in fp32
 USUAL_FRONT = 20  # points: fronts of two objectives rarely have more
-LIVE = ("RUNNING", "WAITING")
-UNFINISHED = ".unfinished"  # what trainers.checkpoint calls a file that it is writing
 
 
 def folder(search: Search) -> Path:
     return home.study_folder(search.settings.out, search.settings.study) / WEIGHTS
 
 
-def path_for(search: Search, asked: Asked) -> Path | None:
-    """Where this trial's tensors go, None with --keep none."""
+def path_for(search: Search, asked: Asked, steps: int) -> Path | None:
+    """Where the tensors of a trial's rung go, None with --keep none."""
     if search.settings.keep == "none":
         return None
-    return folder(search).absolute() / f"trial-{asked.number:05d}-{asked.candidate.hash}.safetensors"
+    return folder(search).absolute() / f"trial-{asked.number:05d}-{asked.at(steps).hash}.safetensors"
 
 
-def state_path(search: Search, asked: Asked) -> Path | None:
-    """Where the state of this trial's training goes on the way, None without --checkpoint-every. A second attempt finds that of the first."""
-    if not search.settings.checkpoint_every:
-        return None
-    return (home.study_folder(search.settings.out, search.settings.study) / "states" / f"{asked.candidate.hash}-{asked.seed_number}.safetensors").absolute()
+def states(settings: Settings) -> Path:
+    """The study's folder of training states."""
+    return (home.study_folder(settings.out if settings.checkpoints is None else settings.checkpoints, settings.study) / "states").absolute()
 
 
-def record(search: Search, asked: Asked, path: Path) -> None:
-    """Note where a trial's tensors are going to be. Raises LeaseLost."""
-    results.record_artifact(search.store, asked.id, WEIGHTS, str(path))
+def state_path(search: Search, asked: Asked, number: int | str | None = None) -> Path:
+    """Where the state of this trial's training goes at each rung: whoever takes it up finds it there. number: of another trial of the same root and repeat,
+    or * for all."""
+    trial = f"{asked.number:05d}" if number is None else number
+    return states(search.settings) / f"trial-{trial}-{asked.candidate.root}-{asked.repeat}.safetensors"
 
 
-def drop(search: Search, path: Path | None) -> None:
-    """Delete the tensors, and the note of them, of a trial of ours that did not finish."""
-    if path is not None and discard(path):
-        results.forget_artifact(search.store, str(path))
+def inherit_state(search: Search, inner: InnerLoop, asked: Asked, most: int) -> None:
+    """Let a trial that has no state of its own begin with the longest that was kept of a shorter training of the same, up to `most` steps. Raises LeaseLost,
+    OSError."""
+    own = state_path(search, asked)
+    if not asked.known or own.exists():
+        return
+    found = [(step, path) for path in own.parent.glob(state_path(search, asked, "*").name)
+             if (step := inner.kept_step(asked.candidate, asked.repeat, path)) is not None and step <= most]
+    if found:
+        note_state(search, asked)
+        with suppress(FileNotFoundError):  # deleted meanwhile: the training begins anew
+            inner.checkpoints(asked.candidate, "train", max(found)[1]).copy(own)
 
 
-def discard(path: Path | None) -> bool:
-    """Delete a trial's tensors, False if that is refused."""
+def keep(search: Search, asked: Asked, tuning: Tuning) -> None:
+    """Write the tensors of the rung that was just measured. Noted first: a worker that is killed must not leave a file that nobody knows of; and
+    written before the rung is, so that no point of the front is without its tensors. Raises LeaseLost, OSError."""
+    path = path_for(search, asked, tuning.done)
+    if path is not None:
+        retrying(lambda: results.record_artifact(search.store, asked.id, WEIGHTS, str(path)))
+        tuning.keep(path)
+        for left in unfinished(path):  # by a worker that died while it wrote
+            left.unlink(missing_ok=True)
+
+
+def save(search: Search, asked: Asked, tuning: Tuning, last: bool) -> None:
+    """Write the state of the training at a rung; at a trial's last one only if it may stay. Raises LeaseLost, OSError."""
+    if last and not stays(search, asked):
+        return
+    tuning.save()
+    for left in unfinished(state_path(search, asked)):
+        left.unlink(missing_ok=True)
+
+
+def note_state(search: Search, asked: Asked) -> None:
+    """To be called before a state is written: a worker that lost its lease must not put an old state over a new one, and a file must be known of. Raises
+    LeaseLost."""
+    retrying(lambda: leases.heartbeat(search.store, asked.id))
+    retrying(lambda: results.record_artifact(search.store, asked.id, STATE, str(state_path(search, asked))))
+
+
+def stays(search: Search, asked: Asked) -> bool:
+    """Whether a finished trial's tensors and state are kept."""
+    return search.settings.keep == "all" or search.settings.keep == "front" and retrying(lambda: standing.is_on_front(search.store, asked.id))
+
+
+def settle_state(search: Search, asked: Asked) -> None:
+    """Delete the state of a trial that has ended, unless it stays."""
+    path = state_path(search, asked)
+    if not stays(search, asked) and is_seen(path) and discard(path):
+        forget(search, path)
+
+
+def forget(search: Search, path: Path) -> None:
+    retrying(lambda: results.forget_artifact(search.store, str(path)))
+
+
+def discard(path: Path) -> bool:
+    """Delete a file of a trial, False if that is refused."""
     try:
-        for file in (path, path.with_suffix(UNFINISHED)) if path is not None else ():
+        for file in (path, *unfinished(path)):
             file.unlink(missing_ok=True)
     except OSError as error:
         log.warning("%s cannot be deleted: %s", path, error.strerror)
@@ -60,30 +119,35 @@ def discard(path: Path | None) -> bool:
 
 
 def tidy(search: Search) -> None:
-    """Delete what need not be kept: tensors of trials that did not finish, and with --keep front of those off the front.
+    """Delete what need not be kept: tensors of rungs that are not on the front (--keep front) or were never evaluated, states of trials off it.
 
     A file that is on another machine, or that may not be deleted, stays, and so does the note of it.
     """
-    noted = results.artifacts(search.store, search.id, WEIGHTS)  # before the trials: one that starts in between is then not among them
-    states = {row["trial"]: row for row in results.trials(search.store, search.settings.study)}
-    for number, paths in noted.items():
-        if is_kept(states[number], search.settings.keep):
-            continue
-        for path in map(Path, paths):
-            if is_seen(path) and discard(path):
-                results.forget_artifact(search.store, str(path))
+    for path in map(Path, retrying(lambda: useless(search))):
+        if is_seen(path) and discard(path):
+            forget(search, path)
+
+
+def useless(search: Search) -> list[str]:
+    """Noted files that need not stay."""
+    found = standing.droppable(search.store, search.id, WEIGHTS, STATE, everything=search.settings.keep == "all")
+    return found + (states_of_ended(search) if search.settings.keep == "none" else [])
+
+
+def states_of_ended(search: Search) -> list[str]:
+    """Also of trials that ended without a worker, by their third lost lease."""
+    live = {trial.number for trial in trials.running_trials(search.store, search.id)}
+    return [path for number, paths in results.artifacts(search.store, search.id, STATE).items() if number not in live for path in paths]
+
+
+def unfinished(path: Path) -> Iterator[Path]:
+    """What is being written, or was when a worker died, for this file."""
+    return path.parent.glob(f"{path.name}.*{UNFINISHED}")
 
 
 def is_seen(path: Path) -> bool:
     """Whether a noted file is on this machine. One of another machine is left to it, also where there is such a folder here."""
-    return path.exists() or path.with_suffix(UNFINISHED).exists()
-
-
-def is_kept(trial: dict, keep: str) -> bool:
-    """Whether a trial's tensors stay, by its row of the view trial_scores."""
-    if trial["state"] in LIVE or trial["on_front"]:
-        return True
-    return keep == "all" and trial["state"] in ("COMPLETE", "PRUNED")
+    return path.exists() or any(unfinished(path))
 
 
 def disk_need(model: Path, keep: str, trials: int) -> str:

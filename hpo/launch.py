@@ -16,6 +16,7 @@ from hpo import engines, home
 from hpo.command import INTERRUPTED, leave, one_line_errors, python, store_url
 from hpo.settings import Settings, from_command_line
 
+PLAN = "--plan"
 PLAIN_WIDTH = 160  # columns of the table where there is no terminal
 
 
@@ -52,7 +53,7 @@ def search(settings: Settings, console: Console | None = None) -> Found:
     what = identity(settings, dealt)
     home.study_folder(settings.out, settings.study).mkdir(parents=True, exist_ok=True)
     study = Search(store, settings)
-    registered = study.register(settings.trials, what)
+    registered = study.register(settings.trials, what, queue_of(study))
     announce(settings, study, registered, dealt.warnings, console)
     threading.Thread(target=picture.load_libraries, name="drawing", daemon=True).start()
     try:
@@ -67,20 +68,44 @@ def search(settings: Settings, console: Console | None = None) -> Found:
     return show(settings, study, console, status)
 
 
+def queue_of(study) -> list[dict]:
+    """What is run before anything is proposed: --enqueue's candidates and the front of --warm-start. Raises BadSetting, UnknownStudy."""
+    from hpo import warm_start
+
+    given = study.settings
+    own = [] if given.enqueue is None else [{"candidate": each.to_json(), "why": "enqueued"} for each in warm_start.enqueued(study, given.enqueue)]
+    front = [] if given.warm_start is None else warm_start.front(study, given.warm_start)
+    return own + [{"candidate": each.to_json(), "why": f"on the front of {given.warm_start}"} for each in front]
+
+
+def plan(settings: Settings) -> int:
+    """Say what a launch will cost."""
+    from hpo.costs import costs
+    from hpo.engines.base import threads_for
+    from hpo.worker import use_threads
+
+    engine = engines.named(settings.engine)
+    engine.check(settings)
+    places = engine.places(settings)
+    use_threads(threads_for(places))
+    print("\n".join(costs(settings, places).lines()))
+    return 0
+
+
 def say(console: Console, line: str) -> None:
     """A line of our own, as it is and as long as it is."""
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def announce(settings: Settings, study, registered, warnings: list[str], console: Console) -> None:
-    from hpo import keeping
+    from hpo import keeping, tried
     from hpo.identity import model_folder
     from storage import leases
 
     counts = leases.counts(study.store, study.id)
     verb = "new" if registered.created else f"resumed with {counts.finished} finished"
     say(console, f"study {settings.study} ({verb}): {registered.trials} trials of {', '.join(study.objectives.names)}")
-    for warning in warnings:
+    for warning in (*tried.warnings(settings.engine), *warnings):
         say(console, f"warning: {warning}")
     say(console, keeping.disk_need(model_folder(settings), settings.keep, registered.trials))
 
@@ -88,15 +113,15 @@ def announce(settings: Settings, study, registered, warnings: list[str], console
 def show(settings: Settings, study, console: Console, status: int) -> Found:
     """The front as a table and as pictures, and the lines that open the dashboard and give the same front in SQL."""
     from hpo import picture, table
-    from storage import results
+    from storage import leases, results
 
     rows = results.front(study.store, settings.study)
     folder = home.study_folder(settings.out, settings.study)
     known = results.references(study.store, study.id)
     base = dict(known.scores) if known is not None else {}
-    points = results.trials(study.store, settings.study)
-    finished = sum(row["state"] == "COMPLETE" for row in points)
-    drawn = points, study.objectives, base, f"{settings.study}: front of {len(rows)} among {finished} finished trials"
+    points = results.rungs(study.store, settings.study)
+    counts = leases.counts(study.store, study.id)
+    drawn = points, study.objectives, base, f"{settings.study}: front of {len(rows)} among {len(points)} rungs of {counts.finished} finished trials"
     found = Found(rows, folder / "front.png", folder / "front.html", status)
     picture.write_png(found.png, *drawn)
     picture.write_html(found.html, *drawn)
@@ -104,7 +129,7 @@ def show(settings: Settings, study, console: Console, status: int) -> Found:
     if rows:
         table.render(rows, "table", study.objectives.names, out)
     else:
-        say(out, "no trial has finished yet, so there is no front")
+        say(out, "no evaluated rung meets the constraints, so there is no front" if points else "no rung is evaluated yet, so there is no front")
     for line in closing(settings, study, known, found):
         say(out, line)
     return found
@@ -119,8 +144,9 @@ def closing(settings: Settings, study, known, found: Found) -> Iterator[str]:
         yield (f"real pictures against real ones: {study.objectives.quality} {floor[0]:.3g} [{floor[1]:.3g}, {floor[2]:.3g}], "
                f"untouched base: {known.q_base:.3g}")
     if found.rows and all(row["joint_reward"] is None for row in found.rows):
-        yield "reward: – since " + ("the yardstick does not copy more than the untouched base, or the base is no worse than real pictures"
-                                    if study.yardsticks("COMPLETE") else "the yardstick, full fine-tuning for all steps, is not finished yet")
+        finished = study.agenda.is_there(study.agenda.yardsticks())
+        yield "reward: – since " + ("the yardstick does not copy more than the untouched base, or the base is no worse than real pictures" if finished
+                                    else "the yardstick, full fine-tuning for all steps, is not finished yet")
     where = f" --storage {shlex.quote(without_password(settings.storage))}" if settings.storage is not None else ""
     query = "SELECT * FROM pareto_front WHERE study = '" + settings.study.replace("'", "''") + "'"
     yield f"picture:   {found.png}"
@@ -130,7 +156,10 @@ def closing(settings: Settings, study, known, found: Found) -> Iterator[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    settings = from_command_line(arguments, "python -m hpo.launch", __doc__)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    settings = from_command_line([each for each in given if each != PLAN], "python -m hpo.launch", __doc__, {PLAN: "say what it will cost, and do nothing"})
+    if PLAN in given:
+        return plan(settings)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is ended by a scheduler gives its trials back too
     return search(settings).status

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import optuna
 from PIL import Image
 
 from hpo import home
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS, ROWS = 8, 3  # generated pictures in a note
 LEAST_SIDE, MOST_SIDE = 96, 192  # pixels of the longer side that a picture is shown with
-GRID = "generated.png"
+GRID = "generated at {steps} steps.png"
 
 
 def artifact_folder() -> Path:
@@ -53,12 +54,13 @@ def write(search: Search, asked: Asked, result: Result) -> None:
 
     with leases.translated():
         name_objectives(search)
+        trial = optuna.trial.Trial(search.study, asked.id)
         try:
-            picture = f"![generated pictures](/artifacts/{search.id}/{asked.id}/{upload(asked, result.pictures)})"
+            picture = f"![generated pictures](/artifacts/{search.id}/{asked.id}/{upload(trial, result.pictures, GRID.format(steps=result.steps))})"
         except OSError as error:
             log.warning("trial %d: its note is without pictures, %s cannot be written (%s)", asked.number, artifact_folder(), error.strerror)
             picture = f"The pictures could not be written: {error.strerror}."
-        save_note(asked.trial, text(asked, result, picture))
+        save_note(trial, text(asked, result, picture))
 
 
 def name_objectives(search: Search) -> None:
@@ -69,19 +71,19 @@ def name_objectives(search: Search) -> None:
             search.study.set_metric_names(list(search.objectives.names))
 
 
-def upload(asked: Asked, pictures: np.ndarray) -> str:
+def upload(trial: optuna.trial.Trial, pictures: np.ndarray, name: str) -> str:
     """The artifact's id; that of an earlier try if there was one. Raises OSError."""
     from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
 
     folder = artifact_folder()
-    for known in get_all_artifact_meta(asked.trial):
-        if known.filename == GRID and (folder / known.artifact_id).is_file():
+    for known in get_all_artifact_meta(trial):
+        if known.filename == name and (folder / known.artifact_id).is_file():
             return known.artifact_id
-    file = folder / f".{asked.id}-{os.getpid()}" / GRID  # the dashboard shows the file's name
+    file = folder / f".{trial._trial_id}-{os.getpid()}" / name  # the dashboard shows the file's name
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         grid(pictures).save(file)
-        return upload_artifact(artifact_store=FileSystemArtifactStore(folder), file_path=str(file), study_or_trial=asked.trial)
+        return upload_artifact(artifact_store=FileSystemArtifactStore(folder), file_path=str(file), study_or_trial=trial)
     finally:
         file.unlink(missing_ok=True)
         file.parent.rmdir()
@@ -92,7 +94,7 @@ def text(asked: Asked, result: Result, picture: str) -> str:
     rows = "\n".join(f"| {name} | {estimate.value:.4g} | {estimate.low:.4g} … {estimate.high:.4g} | {SCORES[name].unit} | "
                      f"{'lower' if SCORES[name].direction == 'minimize' else 'higher'} | {SCORES[name].meaning} |"
                      for name, estimate in result.scores.items())
-    return (f"**{asked.candidate.words}**\n\n{result.trainable:,} trainable parameters ({result.trainable_share:.3%} of the U-Net), "
+    return (f"**{asked.at(result.steps).words}**\n\n{result.trainable:,} trainable parameters ({result.trainable_share:.3%} of the U-Net), "
             f"{result.seconds['total']:.0f} s, training loss {result.training_loss:.4f}\n\n"
             f"| score | value | 95 % interval | unit | better | what it is |\n|---|---|---|---|---|---|\n{rows}\n\n"
             f"Generated from captions of patients that were not learned from:\n\n{picture}\n")

@@ -17,12 +17,14 @@ from typing import Any
 from hpo.command import Parser, decimal, one_line_errors, whole
 from hpo.errors import BadSetting
 from hpo.identity import model_folder
+from hpo.memory import host_peak
 from hpo.settings import LEAST, Settings, flag, from_toml, parser
 from hpo.spaces.base import Trained
 from trainers import mitigations
 from trainers.candidate import Applied, Candidate, Part
 
 GROUPS = ("model and data", "trial", "training")  # of settings that are flags here
+NOT = ("rungs", "reduction")  # it is evaluated once
 ALSO = ("seed", "device", "precision", "protects", "out")
 SCORED = ("generated", "train_images")  # what scores need LEAST of
 OUT = "out/once"
@@ -77,11 +79,12 @@ def once(settings: Settings, candidate: Candidate, on_stage: Callable[[str], Non
     why = unscored(settings)
     with memory_named(LOADING, settings):
         inner = (Unscored if why else InnerLoop)(settings, device, on_stage)
+    loaded = host_peak() or 0
     result = inner.evaluate(candidate, 0, on_stage, out / WEIGHTS)
     pictures = write_pictures(out / PICTURES, result.pictures)
     scores = None if why else {name: (each.value, each.low, each.high) for name, each in result.scores.items()}
     report = Report(candidate, result.trainable, result.trainable_share, result.training_loss, {**result.seconds, "total": time.monotonic() - started},
-                    {"host": host_peak(), "device": device_peak(device)}, scores, why, str(out / WEIGHTS), pictures)
+                    {"host": max(loaded, host_peak() or 0) or None, "device": device_peak(device)}, scores, why, str(out / WEIGHTS), pictures)
     (out / REPORT).write_text(json.dumps(report.to_json(), indent=1))
     return report
 
@@ -101,15 +104,6 @@ def write_pictures(folder: Path, pictures) -> tuple[str, ...]:
     for file, pixels in zip(files, pictures):
         Image.fromarray(pixels).save(file)
     return tuple(map(str, files))
-
-
-def host_peak() -> int | None:
-    """Peak resident memory of this process in bytes, memory-mapped files included."""
-    try:
-        import resource
-    except ModuleNotFoundError:  # Windows
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def device_peak(device: str) -> int | None:
@@ -173,7 +167,7 @@ CANDIDATE: dict[str, dict[str, Any]] = {  # flags that say what is trained
 
 
 def command() -> Parser:
-    result = parser("python -m hpo.once", __doc__.partition("\n")[0], [each.name for each in fields(Settings) if each.metadata["group"] in GROUPS or each.name in ALSO])
+    result = parser("python -m hpo.once", __doc__.partition("\n")[0], [each.name for each in fields(Settings) if each.metadata["group"] in GROUPS and each.name not in NOT or each.name in ALSO])
     group = result.add_argument_group("candidate")
     for name, how in CANDIDATE.items():
         group.add_argument(flag(name), default=None, **how)
@@ -186,7 +180,7 @@ def checked(settings: Settings) -> Settings:
     for name in SCORED:
         if getattr(settings, name) < 1:
             raise BadSetting(f"{flag(name)} {getattr(settings, name)}: it must be at least 1, give a larger number")
-    replace(settings, **{name: max(getattr(settings, name), LEAST[name]) for name in SCORED}).check()
+    replace(settings, rungs=1, **{name: max(getattr(settings, name), LEAST[name]) for name in SCORED}).check()
     return settings
 
 

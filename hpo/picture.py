@@ -14,7 +14,7 @@ from hpo.objectives import JOINT_REWARD, Objectives, objective
 from metrics.scores import SCORES
 from trainers.methods import METHODS
 
-Row = dict[str, Any]  # of the view trial_scores
+Row = dict[str, Any]  # of the view rung_scores
 
 # Colours that colour-blind readers can tell apart (Okabe and Ito 2008), each with a mark of its own for black and white.
 STYLES = (("#D55E00", "o", "circle"), ("#0072B2", "s", "square"), ("#E69F00", "^", "triangle-up"), ("#CC79A7", "D", "diamond"),
@@ -23,7 +23,7 @@ OTHER_STYLE = ("#7F7F7F", "*", "star")  # of a method that this version does not
 LOG_RATIO = 10.0  # an axis is logarithmic from here on, largest over smallest value
 BEYOND = {False: 2.0, True: 0.5}  # spans of the values that intervals may add on either side, on linear and logarithmic axes
 MARGIN = 0.06  # of the span, around everything
-EMPTY = "no trial has finished yet"
+EMPTY = "no rung is evaluated yet"
 TITLE_WIDTH, TITLE_LINES, WORDS_WIDTH = 80, 2, 70  # characters
 MOST_NAMED = 3  # trials in one point's label
 # Named one by one, since plotly's own choice has a button that sends the chart to a server.
@@ -79,9 +79,9 @@ def axes(objectives: Objectives) -> tuple[str, str]:
 
 
 def scene(rows: list[Row], objectives: Objectives, base: dict[str, tuple]) -> Scene:
-    """rows: of the view trial_scores; those that are not finished, or lack a drawn score, are left out."""
+    """rows: of the view rung_scores; those that lack a drawn score are left out."""
     names = axes(objectives)
-    points = [row for row in rows if row["state"] in ("COMPLETE", "PRUNED") and all(row[name] is not None for name in names)]
+    points = [row for row in rows if all(row[name] is not None for name in names)]
     origin = tuple(base[name][0] for name in names) if all(name in base for name in names) else None
     x, y = (axis_of(name, points, origin and origin[place]) for place, name in enumerate(names))
     line: list[Row] = []
@@ -147,7 +147,7 @@ def load_libraries() -> None:
 
 
 def write_png(path: Path, rows: list[Row], objectives: Objectives, base: dict[str, tuple], title: str) -> None:
-    """All finished trials, the front's with 95 % intervals and joined, the untouched base as a cross."""
+    """All evaluated rungs, the front's with 95 % intervals and joined, the untouched base as a cross."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # emoji in a study's name are drawn as boxes

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hpo import objectives as objective_table
+from hpo import volume
 from hpo.objectives import Objectives
 from storage import results
 from storage.errors import StorageUnreachable
@@ -21,32 +21,6 @@ from storage.store import Store
 LINE_SECONDS = 10.0  # between plain lines when nothing else happens
 OUTAGE_SECONDS = 120.0  # how long the database may be away, as for workers
 BAR_WIDTH = 40  # characters
-
-
-def reference_point(objectives: Objectives, base: dict[str, tuple], yardstick: dict) -> list[float] | None:
-    """In each objective the worse of base's and yardstick's, oriented so that smaller is better; None if one is not known."""
-    point = []
-    for objective in objectives.chosen:
-        values = [v for v in ((base.get(objective.name) or (None,))[0], yardstick.get(objective.name)) if v is not None]
-        if len(values) < 2:
-            return None
-        point.append(max(objective.oriented(value) for value in values))
-    return point
-
-
-def hypervolume(store: Store, study: str, study_id: int, objectives: Objectives) -> float | None:
-    """Of the front, up to the study's reference point; None until base and yardstick are measured, or for one objective."""
-    known = results.references(store, study_id)
-    if known is None or objectives.is_joint_reward:
-        return None
-    yardstick = next((row for row in results.trials(store, study) if row["baseline"] == "yardstick" and row["state"] == "COMPLETE"), None)
-    if yardstick is None:
-        return None
-    reference = reference_point(objectives, dict(known.scores), yardstick)
-    if reference is None:
-        return None
-    points = [[each.oriented(row[each.name]) for each in objectives.chosen] for row in results.front(store, study)]
-    return objective_table.hypervolume(points, reference)
 
 
 def duration(seconds: float | None) -> str:
@@ -98,7 +72,7 @@ class Display:
         try:
             progress = results.progress(self.store, self.study_id)
             if progress.counts.finished != self.finished:
-                self.volume = hypervolume(self.store, self.study, self.study_id, self.objectives)
+                self.volume = volume.hypervolume(self.store, self.study_id, self.objectives)
                 self.finished = progress.counts.finished
         except StorageUnreachable:
             if time.monotonic() - self.seen > OUTAGE_SECONDS:
@@ -120,8 +94,9 @@ class Display:
 
     def summary(self, progress: Progress) -> str:
         volume = "–" if self.volume is None else f"{self.volume:.4g}"
+        stopped = f", {progress.counts.stopped} of them stopped early" if progress.counts.stopped else ""
         failed = f", {progress.counts.failed} failed" if progress.counts.failed else ""
-        return (f"{progress.counts.finished} of {progress.counts.trials} finished{failed}, front of {progress.front}, "
+        return (f"{progress.counts.finished} of {progress.counts.trials} finished{stopped}{failed}, front of {progress.front}, "
                 f"hypervolume {volume}, {duration(self.left(progress))} left")
 
     def panel(self, progress: Progress) -> Group:

@@ -16,12 +16,12 @@ from typing import Any, get_args, get_type_hints
 from hpo import engines
 from hpo.command import Parser, decimal, whole
 from hpo.errors import BadSetting
+from hpo.rungs import ladder
 from trainers import optimizers
 from trainers.data.resolution import Resolution
 from trainers.errors import BadData, nearest
 from trainers.schedules import SCHEDULES, WARMUP_STEPS
 
-STEP_GRID = 4  # a candidate's steps are about a quarter, half, three quarters or all of --steps
 PRECISIONS = ("fp32", "bf16", "fp16")
 KEEPS = ("front", "all", "none")
 PROTECTED = ("weights", "outputs")
@@ -32,7 +32,8 @@ DEVICE = r"auto|(?:cpu|cuda|mps|xpu)(?::\d+)?"  # what torch.device takes, and a
 LONGEST_NAME = 200  # characters of a study's name; Optuna's column has 512
 LARGEST = 2**31 - 1  # PostgreSQL's integer
 LEAST = {"trials": 1, "train_images": 10, "steps": 1, "batch_size": 1, "generated": 20, "sampling_steps": 2, "seed": 0, "workers": 1,
-         "warmup_steps": 0, "accumulate": 1, "held_out_every": 0, "checkpoint_every": 0}
+         "warmup_steps": 0, "accumulate": 1, "held_out_every": 0, "checkpoint_every": 0, "rungs": 1, "reduction": 2,
+         "repeats": 1}
 TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes", type(None): "left out"}
 METAVARS = {bool: "BOOL", int: "N", float: "NUMBER", str: "TEXT"}
 TRUTHS = {"true": True, "yes": True, "false": False, "no": False}
@@ -51,6 +52,8 @@ class Settings:
     """
 
     trials: int = setting(20, "study", "finished trials that the study ends with")
+    hours: float | None = setting(None, "study", "no trial begins after so many hours (default: no limit)")
+    until_stable: bool = setting(False, "study", "end when the front's hypervolume grew by less than 1 % over the last 20 finished trials")
     study: str = setting("peft-pareto", "study", "name of the study; an existing one is resumed")
     storage: str | None = setting(None, "study", "postgresql:// URL of the study store (default: an embedded server)")
     seed: int = setting(0, "study", "seed of the study: sides, proposals, training and noise", means=True)
@@ -62,6 +65,8 @@ class Settings:
     train_images: int = setting(60, "model and data", "pictures a side: train, twin and second twin have this many each", means=True)
 
     steps: int = setting(200, "trial", "optimizer steps of the longest candidates", means=True)
+    rungs: int = setting(3, "trial", "numbers of steps at which a trial is evaluated, and which candidates may have, up to --steps", means=True)
+    reduction: int = setting(3, "trial", "factor from one rung's steps to the next", means=True)
     batch_size: int = setting(32, "trial", "pictures a training step", means=True)
     generated: int = setting(120, "trial", "pictures generated a side for the scores", means=True)
     sampling_steps: int = setting(15, "trial", "solver steps of a generated picture", means=True)
@@ -83,12 +88,21 @@ class Settings:
 
     objectives: str = setting("fd,copy_excess", "search", "two or more score names with commas, or joint_reward", means=True)
     reward_weight: float = setting(0.5, "search", "weight of quality in the joint reward, 0..1", means=True)
+    warm_start: str | None = setting(None, "search", "study of the same store whose results the sampler sees, and whose front is run first")
+    enqueue: str | None = setting(None, "search", "file of candidates to run first: JSON, one object a line")
     space: str = setting("default", "search", "search space: a name, SPACE.toml, or a function as FILE.py:function")
     methods: str = setting(",".join(DEFAULT_METHODS), "search", "methods that the spaces default and reference offer, with commas", means=True)
     protects: str = setting("weights", "search", "what mitigations must protect: weights offers those at training time, outputs those at generation too",
                             means=True, choices=PROTECTED)
     baselines: bool = setting(True, "search", "run the papers' methods as published first")
     sampler: str = setting("auto", "search", "Optuna sampler: auto, tpe, gp, nsga2 or random")
+    pruner: str = setting("moasha", "search", "what stops trials at rungs: two-objective asynchronous successive halving, or nothing", choices=("moasha", "none"))
+    stop_confidence: float = setting(0.9, "search", "share of bootstrap replicates in which a trial must not be among the best of its rung to be stopped")
+    repeats: int = setting(1, "search", "runs, with seeds of their own, of each candidate that reaches the front")
+    max_trainable: str | None = setting(None, "constraints", "most trainable parameters, 500000 or 1% of the U-Net", means=True)
+    max_memory: str | None = setting(None, "constraints", "most memory at a trial's peak, such as 24GiB, of the GPU, or of the process on a CPU", means=True)
+    max_seconds: float | None = setting(None, "constraints", "most seconds that a trial may take to a rung", means=True)
+    require: str | None = setting(None, "constraints", "bounds on scores with commas, such as copy_rate_high<=0.05", means=True)
 
     engine: str = setting("local", "running", "who places the trials", choices=tuple(engines.CLASSES))
     workers: int | None = setting(None, "running", "trials at a time (default: one a GPU, else one a CPU core)")
@@ -97,7 +111,8 @@ class Settings:
     device: str = setting("auto", "running", "cpu, cuda, cuda:0, … or auto")
     precision: str = setting("fp32", "running", "arithmetic of training and sampling", means=True, choices=PRECISIONS)
 
-    keep: str = setting("front", "results", "whose tensors are kept as safetensors", choices=KEEPS)
+    keep: str = setting("front", "results", "whose tensors and last training states are kept as safetensors", choices=KEEPS)
+    checkpoints: str | None = setting(None, "results", "folder of trials' states, which all machines see (default: under --out)")
     out: str = setting("out", "results", "folder for weights, tables and pictures; the study's name is added")
 
     def __post_init__(self) -> None:
@@ -112,8 +127,10 @@ class Settings:
         self.check_numbers()
         self.check_words()
         self.check_training()
-        from hpo import objectives, samplers, spaces
+        from hpo import constraints, objectives, samplers, spaces
 
+        ladder(self.steps, self.rungs, self.reduction)
+        constraints.parse(self)
         objectives.parse(self.objectives)
         spaces.check(self.space, self.methods, usual=",".join(DEFAULT_METHODS))
         samplers.check(self.sampler)
@@ -129,8 +146,10 @@ class Settings:
             Resolution.read(self.resolution)
         if not 0 <= self.reward_weight <= 1:
             raise BadSetting(f"--reward-weight {self.reward_weight:g}: it is a share, take a number from 0 to 1")
-        for name in ("gpus_per_trial", "learning_rate_scale", "guidance_scale"):
-            if not 0 < getattr(self, name) < math.inf:
+        if not 0 <= self.stop_confidence < 1:
+            raise BadSetting(f"--stop-confidence {self.stop_confidence:g}: it is a share that can be exceeded, take a number from 0 to below 1, such as 0.9")
+        for name in ("gpus_per_trial", "learning_rate_scale", "guidance_scale", "hours", "max_seconds"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
                 raise BadSetting(f"{flag(name)} {getattr(self, name):g}: it must be above 0 and finite, give such a number")
         if self.gpus_per_trial > 1 and self.gpus_per_trial != int(self.gpus_per_trial):
             raise BadSetting(f"--gpus-per-trial {self.gpus_per_trial:g}: it must be a share up to 1 or a whole number of GPUs, take {round(self.gpus_per_trial)}")
@@ -170,10 +189,9 @@ class Settings:
                              "say nothing about its pictures; give a CLIP folder, or 'pixels'")
 
     @property
-    def step_grid(self) -> tuple[int, ...]:
-        """Numbers of steps that a candidate may have: --steps and, equally spaced, up to three smaller ones."""
-        unit = max(self.steps // STEP_GRID, 1)
-        return tuple(range(self.steps - unit * (min(STEP_GRID, self.steps) - 1), self.steps + 1, unit))
+    def ladder(self) -> tuple[int, ...]:
+        """The study's rungs: numbers of steps that a candidate may have, and at which it is evaluated on the way."""
+        return ladder(self.steps, self.rungs, self.reduction)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -249,9 +267,12 @@ def help_of(each: Field) -> str:
     return (each.metadata["help"] + choices + default).replace("%", "%%")
 
 
-def from_command_line(arguments: Sequence[str] | None, program: str, description: str) -> Settings:
-    """Settings from the flags, over those of --config, over the defaults, checked."""
-    given = vars(parser(program, description).parse_args(arguments))
+def from_command_line(arguments: Sequence[str] | None, program: str, description: str, also: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the flags, over those of --config, over the defaults, checked. also: flags that the caller has read already, with their help."""
+    reader = parser(program, description)
+    for name, words in (also or {}).items():
+        reader.add_argument(name, action="store_true", dest=argparse.SUPPRESS, help=words)
+    given = vars(reader.parse_args(arguments))
     config = given.pop("config", None)
     merged = Settings() if config is None else from_toml(config)
     settings = replace(merged, **given).check()

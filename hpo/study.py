@@ -1,64 +1,74 @@
-"""Asking and telling: the Optuna study in Postgres with its leases, duplicates, retries and the yardstick. Adapts Optuna."""
+"""Asking and telling: the Optuna study in Postgres with its leases, the yardstick, duplicates, rungs and what stops trials."""
 
 from __future__ import annotations
 
+import logging
+import uuid
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import distribution_to_json
 
+from hpo import code, constraints, spaces, warm_start
 from hpo import objectives as objective_table
-from hpo import spaces
+from hpo.agenda import MOST_DUPLICATES, Agenda, Entry
 from hpo.errors import BadSetting
 from hpo.identity import model_folder
-from hpo.samplers import SeededByNumber
+from hpo.proposer import Proposal
+from hpo.recall import Recall
 from hpo.settings import Settings
 from hpo.spaces import BadProposal, Bounds
-from hpo.spaces.reference import BASELINES, YARDSTICK_METHOD, reference_candidate
+from hpo.spaces.base import Trained
 from hpo.spaces.sites import sites_of
 from metrics.encoders import PIXELS
-from metrics.estimate import Estimate
 from metrics.scores import SCORES, Scores
-from storage import leases, results
+from storage import leases, results, standing, trials
 from storage.errors import StudyFull
 from storage.store import Store
 from trainers.candidate import Candidate
+from trainers.errors import BadSelection
 
-CANDIDATE, BASELINE, ATTEMPT, DUPLICATE_OF, YARDSTICK = "candidate", "baseline", "attempt", "duplicate_of", "yardstick"
-SEED_NUMBER = "seed_number"  # on a later attempt: the number of the first
-UNDEFINED = "joint_reward_undefined"  # on a yardstick that was measured but by which nothing can be rewarded
+log = logging.getLogger(__name__)
+
 FAILED_BEFORE = "failed_before"  # on the study: failures of former launches, which do not count against this one
-MOST_ATTEMPTS = 3  # of one candidate whose workers died or lost the database: it may be the one that kills them
-MOST_DUPLICATES = 100  # in a row: then the space counts as exhausted
+MOST_INFEASIBLE = 1000  # in a row: then the constraints are too hard to go on
 MOST_BAD_PROPOSALS = 10  # in a row: then the launch ends, since a user's function gives nothing else
 LEAST_FAILURES, FAILURE_SHARE = 10, 0.2  # DESIGN, decision 1: max(10, N / 5) failed trials are replaced
-PATHS = ("model", "encoder", "data", "out")
+STABLE_TRIALS, STABLE_GROWTH = 20, 0.01  # --until-stable: finished trials, and how much the hypervolume must grow over them
+PATHS = ("model", "encoder", "data", "out", "checkpoints")
 NO_REWARD = ("joint_reward is not defined: the yardstick does not copy more than the untouched base, or the base is no worse than real pictures; "
              "train longer (--steps) or on fewer pictures (--train-images)")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A trial that this worker holds the lease of."""
+    """A trial that this worker holds the lease of. rungs: the numbers of steps at which it is to be evaluated; known: seconds until each that is."""
 
-    trial: optuna.Trial
+    id: int
+    number: int
     candidate: Candidate
-    yardstick: bool
+    rungs: tuple[int, ...]
+    repeat: int = 0
+    baseline: str | None = None
+    known: Mapping[int, float] | None = None
 
     @property
-    def id(self) -> int:
-        return self.trial._trial_id
+    def yardstick(self) -> bool:
+        return self.baseline == "yardstick"
 
     @property
-    def number(self) -> int:
-        return self.trial.number
+    def exempt(self) -> bool:
+        """Whether it is never stopped: others are measured by it, or its last rung was asked for."""
+        return self.baseline is not None or self.repeat > 0
 
-    @property
-    def seed_number(self) -> int:
-        """What seeds the training: the number of the first attempt, so that another one is the same training and may go on from its state."""
-        return self.trial.user_attrs.get(SEED_NUMBER, self.number)
+    def at(self, steps: int) -> Candidate:
+        """The candidate that a rung of this trial is."""
+        return replace(self.candidate, steps=steps)
 
 
 @dataclass(frozen=True)
@@ -84,29 +94,49 @@ class Search:
     def __init__(self, store: Store, settings: Settings):
         self.store, self.settings = store, settings
         self.objectives = objective_table.parse(settings.objectives)
+        self.constraints = constraints.parse(settings)
         self.space = spaces.named(settings.space)
-        self.bounds = Bounds(settings.step_grid, settings.learning_rate_scale, spaces.methods(settings.methods), settings.protects,
+        self.bounds = Bounds(settings.ladder, settings.learning_rate_scale, spaces.methods(settings.methods), settings.protects,
                              sites_of(model_folder(settings)), model_folder(settings))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.study = optuna.create_study(storage=store.optuna, study_name=settings.study, directions=self.objectives.directions,
-                                         sampler=SeededByNumber(settings.sampler, settings.seed), load_if_exists=True)
+        with leases.translated():
+            self.study = optuna.create_study(storage=store.optuna, study_name=settings.study, directions=self.objectives.directions,
+                                             sampler=optuna.samplers.RandomSampler(seed=settings.seed), load_if_exists=True)
         self.id = self.study._study_id
+        self.agenda = Agenda(self)
+        self.turn: leases.Turn | None = None  # to ask, while this worker has it
+        self.counted: dict[tuple, int | None] = {}  # trainable parameters by what is trained
 
-    def register(self, trials: int | None, identity: dict[str, str | int]) -> results.Registered:
-        """Create the study's row or join it; trials None: a worker that joins. Raises SettingsDiffer where a setting that means something differs."""
-        if trials is not None:
+    @cached_property
+    def recall(self) -> Recall:
+        """Made when it is first needed: a launch only watches."""
+        return Recall(self)
+
+    @cached_property
+    def trained(self) -> Trained:
+        """What a candidate trains, by the shapes of the U-Net."""
+        return Trained(model_folder(self.settings))
+
+    def register(self, asked_for: int | None, identity: dict[str, str | int], queue: Sequence[Mapping[str, Any]] = ()) -> results.Registered:
+        """Create the study's row or join it; None: a worker that joins. queue: what is run before anything is proposed. Raises SettingsDiffer where a setting
+        that means something differs."""
+        if asked_for is not None:
             self.space.check(self.bounds)
+            constraints.check_reachable(self)
         # A user's space is compared by content, like model and data: its path may be another.
         space = {"space": self.space.name} if self.space.content is None else {"space_content": self.space.content}
         binding = {**self.settings.meaning(), **space, **identity}
         binding.pop("objectives"), binding.pop("reward_weight")  # columns of their own
         directions = {name: score.direction for name, score in SCORES.items()}
-        registered = results.register(self.store, self.id, trials, binding, self.free(), objectives=self.objectives.names, directions=directions,
+        registered = results.register(self.store, self.id, asked_for, binding, self.free(), objectives=self.objectives.names, directions=directions,
                                       quality=self.objectives.quality, memorization=self.objectives.memorization,
-                                      reward_weight=self.settings.reward_weight)
-        if trials is not None:  # a new launch: whatever made trials fail before may have been mended
+                                      reward_weight=self.settings.reward_weight, queue=queue)
+        if queue and not registered.created:
+            results.append_to_queue(self.store, self.id, queue)
+        if asked_for is not None:  # a new launch: whatever made trials fail before may have been mended
             with leases.translated():
                 self.study.set_user_attr(FAILED_BEFORE, leases.counts(self.store, self.id).failed)
+            warm_start.settle(self)
         return registered
 
     def free(self) -> dict[str, Any]:
@@ -117,24 +147,24 @@ class Search:
         for name in PATHS:
             if free[name] is not None and is_place(name, free[name]):
                 free[name] = str(Path(free[name]).absolute())
-        return {**free, "space": self.space.name}
+        return {**free, "space": self.space.name, "code": code.content_hash(), "deadline": None if self.settings.hours is None else leases.now(self.store) + 3600 * self.settings.hours}
+
+    # Asking.
 
     def ask(self) -> Asked | Wait | Ended:
         """The next trial to run, under a lease of this worker. One worker of the study asks at a time."""
         bad_proposals = 0
-        with leases.translated(), leases.asking(self.store, self.id):
+        with leases.translated(), leases.asking(self.store, self.id) as self.turn:
             while bad_proposals < MOST_BAD_PROPOSALS:
-                for number in leases.expire(self.store, self.id):
-                    self.try_again(number)
+                trials.expire(self.store, self.id)
                 counts = leases.counts(self.store, self.id)
                 verdict = self.verdict(counts)
                 if verdict:
                     return Wait() if counts.running else verdict
-                if counts.finished + counts.running >= counts.trials or self.waits_for_yardstick():
+                if counts.finished + counts.running >= counts.trials or self.agenda.waits():
                     return Wait()
-                self.enqueue_baseline()
                 try:
-                    asked = self.start()
+                    asked = self.start(counts)
                 except StudyFull:  # somebody joined who does not ask through us
                     return Wait()
                 except BadProposal as error:
@@ -145,38 +175,131 @@ class Search:
                 bad_proposals = 0
         raise BadSetting(f"{said} ({MOST_BAD_PROPOSALS} proposals in a row failed)")
 
-    def start(self) -> Asked | None:
-        """Take a proposal and its lease; None if it is a duplicate, which is told at once. A yardstick is run in any case.
+    def start(self, counts: leases.Counts) -> Asked | None:
+        """Begin the yardstick, else take up what was left or enqueued, else begin what is on the agenda, else what is proposed; None if that is not
+        worth running.
 
-        Raises BadProposal, after telling the trial as failed, where the space gives no candidate.
+        Raises BadProposal, after noting the trial as failed, where the space gives no candidate.
         """
-        trial = self.study.ask()
+        yardstick = self.agenda.yardstick()
+        taken = trials.take(self.store, self.id, request()) if yardstick is None else None
+        if taken is not None:
+            return self.taken(taken)
+        entry = yardstick or self.agenda.next(counts)
+        return self.begin(entry) if entry is not None else self.propose(trials.next_number(self.store, self.id))
+
+    def taken(self, taken: trials.Taken) -> Asked | None:
+        """A trial that another worker left, or that a user enqueued through Optuna."""
+        if taken.candidate is not None:
+            candidate = Candidate.from_json(taken.candidate)
+            known = self.paid(candidate, taken.repeat) | dict(taken.rungs)
+            return Asked(taken.trial_id, taken.number, candidate, self.rungs_of(candidate), taken.repeat, taken.baseline, known)
+        self.recall.refresh()
         try:
-            with leases.translated():  # a database that is away is no fault of a user's function
-                candidate = self.candidate_of(trial)
+            proposal = self.recall.proposer.propose(taken.number, taken.fixed_params)
         except BadProposal as error:
-            self.settle(trial, "failed", str(error), own_cause=True)
+            trials.tell(self.store, taken.trial_id, "failed", state="FAIL", values=None, reason=str(error), own_cause=True)
             raise
-        asked = Asked(trial, candidate, trial.user_attrs.get(BASELINE) == YARDSTICK)
-        self.record(asked)
-        other = None if asked.yardstick else results.find_duplicate(self.store, self.id, candidate.hash, asked.id)
-        if other is None:
-            return asked
-        trial.set_user_attr(DUPLICATE_OF, other)
-        self.tell(asked, "duplicate", f"the same candidate as trial {other}")
+        candidate = proposal.candidate
+        why = self.refused(candidate)
+        trials.describe(self.store, taken.trial_id, self.row(candidate), *described(proposal))
+        if why is not None:
+            trials.tell(self.store, taken.trial_id, why[0], state="FAIL", values=None, reason=why[1], own_cause=True)
+            return None
+        return Asked(taken.trial_id, taken.number, candidate, self.rungs_of(candidate), known=self.paid(candidate))
+
+    def begin(self, entry: Entry) -> Asked | None:
+        """A trial of a candidate that was not proposed by the sampler. Yardstick and baselines are run whatever the constraints say, the yardstick even
+        where its candidate was measured already."""
+        candidate = entry.candidate
+        fixed = self.space.fixed(candidate, self.bounds)
+        distributions = {} if fixed is None else fixed.distributions
+        internal = {name: float(distributions[name].to_internal_repr(value)) for name, value in ({} if fixed is None else fixed.params).items()}
+        proposal = Proposal(candidate, {} if fixed is None else dict(fixed.params), distributions, internal, {}, {})
+        if entry.baseline:
+            why = None if entry.yardstick else self.measured(candidate)
+        else:
+            why = None if entry.repeat else self.refused(candidate)
+        return self.write(proposal, entry, why)
+
+    def propose(self, number: int) -> Asked | None:
+        self.recall.refresh()
+        try:
+            proposal = self.recall.proposer.propose(number)
+        except BadProposal as error:
+            trials.start(self.store, self.id, request=request(), candidate=None, parameters={}, distributions={}, internal={}, user_attrs={}, system_attrs={},
+                         outcome="failed", reason=str(error))
+            raise
+        return self.write(proposal, Entry(proposal.candidate), self.refused(proposal.candidate))
+
+    def write(self, proposal: Proposal, entry: Entry, why: tuple[str, str] | None) -> Asked | None:
+        """Begin the trial, or only note that it was not worth running."""
+        candidate = entry.candidate
+        parameters, distributions, internal = described(proposal)
+        outcome, reason = why or (None, None)
+        if self.turn is not None:
+            self.turn.check()
+        attributes = {**proposal.user_attrs, **({"baseline": entry.baseline} if entry.baseline else {}), **({"repeat": entry.repeat} if entry.repeat else {})}
+        started = trials.start(self.store, self.id, request=request(), candidate=self.row(candidate, entry), parameters=parameters, distributions=distributions,
+                               internal=internal, user_attrs=attributes, system_attrs=proposal.system_attrs, outcome=outcome, reason=reason)
+        if why is not None:
+            return None
+        return Asked(started.trial_id, started.number, candidate, self.rungs_of(candidate), entry.repeat, entry.baseline, self.paid(candidate, entry.repeat))
+
+    def paid(self, candidate: Candidate, repeat: int = 0) -> dict[int, float]:
+        """Rungs below the candidate's own steps that another trial has evaluated: never measured again, and trained again only where no state was kept."""
+        return {steps: 0.0 for steps in trials.known_rungs(self.store, self.id, candidate.root, repeat) if steps < candidate.steps}
+
+    def row(self, candidate: Candidate, entry: Entry | None = None) -> trials.CandidateRow:
+        trainable = self.trainable(candidate)
+        return trials.CandidateRow(candidate.hash, candidate.root, 0 if entry is None else entry.repeat, candidate.words, candidate.method, candidate.steps,
+                                   self.rungs_of(candidate), candidate.to_json(), trainable, None if trainable is None else trainable / self.trained.units.total,
+                                   None if entry is None else entry.baseline, entry is not None and entry.yardstick)
+
+    def trainable(self, candidate: Candidate) -> int | None:
+        """Parameters that it trains, None where it cannot be trained on this model, which its trial says in its own words."""
+        what = candidate.method, candidate.parts, candidate.frozen, candidate.norm_rate is None
+        if what not in self.counted:
+            try:
+                self.counted[what] = self.trained.check(candidate)
+            except BadSelection:
+                self.counted[what] = None
+        return self.counted[what]
+
+    def rungs_of(self, candidate: Candidate) -> tuple[int, ...]:
+        """The study's rungs below the candidate's own steps, and those."""
+        return (*(steps for steps in self.settings.ladder if steps < candidate.steps), candidate.steps)
+
+    def refused(self, candidate: Candidate) -> tuple[str, str] | None:
+        """Outcome and reason where a candidate is not worth running: it is known, or beyond what is allowed."""
+        other = self.duplicate_of(candidate, 0)
+        if other is not None:
+            return "duplicate", f"the same candidate as trial {other}"
+        other = self.under_way(candidate)
+        if other is not None:
+            return "duplicate", f"trial {other} trains the same with another number of steps now"
+        trainable = self.trainable(candidate)
+        if trainable is not None and (told := constraints.told(self.constraints.before(trainable, self.trained.units.total))):
+            return "infeasible", f"{trainable:,} trainable parameters violate {told}"
         return None
 
-    def candidate_of(self, trial: optuna.Trial) -> Candidate:
-        """What was enqueued with the trial, else what the space proposes."""
-        if CANDIDATE not in trial.user_attrs:
-            return self.space.propose(trial, self.bounds)
-        candidate = Candidate.from_json(trial.user_attrs[CANDIDATE])
-        if self.space.parameters(candidate, self.bounds):
-            self.space.propose(trial, self.bounds)  # the enqueued answers are read, so that the sampler learns from them
-        return candidate
+    def duplicate_of(self, candidate: Candidate, repeat: int) -> int | None:
+        return trials.find_duplicate(self.store, self.id, candidate.root, candidate.steps, repeat)
+
+    def under_way(self, candidate: Candidate, repeat: int = 0) -> int | None:
+        """A trial that trains the same, to whichever steps: two at a time would pay twice for the same rungs, and write one file of states."""
+        return standing.under_way(self.store, self.id, candidate.root, repeat)
+
+    def measured(self, candidate: Candidate) -> tuple[str, str] | None:
+        """As `refused`, where the candidate's own last rung is evaluated. One that was stopped before is none: a baseline never is."""
+        known = trials.known_rungs(self.store, self.id, candidate.root).get(candidate.steps)
+        return None if known is None else ("duplicate", f"the same candidate as trial {known.number}")
+
+    # The study's end.
 
     def state(self) -> Ended | None:
         """The study's end, if it has come and nothing is running any more."""
+        trials.expire(self.store, self.id)
         counts = leases.counts(self.store, self.id)
         return None if counts.running else self.verdict(counts)
 
@@ -184,25 +307,42 @@ class Search:
         """Why no further trial is started, if so. Trials that run now go on, or expire."""
         if counts.finished >= counts.trials:
             return Ended(0, f"all {counts.trials} trials are finished")
-        failed = counts.failed - self.study.user_attrs.get(FAILED_BEFORE, 0)
+        if counts.overdue:
+            return Ended(0, f"the time of --hours is over, with {counts.finished} of {counts.trials} trials finished")
+        failed = counts.failed and counts.failed - self.study.user_attrs.get(FAILED_BEFORE, 0)  # which Optuna asks the database for
         if failed > most_failures(counts.trials):
             return Ended(1, f"{failed} trials failed, more than max({LEAST_FAILURES}, N/5): {self.reasons()}")
-        if counts.duplicates_in_a_row >= MOST_DUPLICATES and not counts.waiting and self.next_baseline() is None:
+        if counts.duplicates_in_a_row >= MOST_DUPLICATES and not counts.waiting and self.agenda.next(counts) is None:
             return self.exhausted(failed)
-        if self.objectives.is_joint_reward:
-            spoilt = self.yardsticks("FAIL")
-            if any(UNDEFINED in trial.user_attrs for trial in spoilt):
-                return Ended(1, NO_REWARD)
-            if spoilt and not self.next_yardsticks() and not self.yardsticks("COMPLETE", "RUNNING", "WAITING"):
-                return Ended(1, f"no baseline could be the yardstick of joint_reward: {self.reasons()}")
+        if counts.infeasible_in_a_row >= MOST_INFEASIBLE and not counts.waiting and self.agenda.next(counts) is None:
+            return Ended(1, f"{counts.infeasible_in_a_row} proposals in a row violated --{self.constraints.size.name}: loosen it, or take another --space")
+        if self.settings.until_stable and (said := self.stable()):
+            return Ended(0, said)
+        return self.rewardless() if self.objectives.is_joint_reward else None
+
+    def rewardless(self) -> Ended | None:
+        """The end of a study of which the only objective can never be known."""
+        yardsticks = self.agenda.yardsticks()
+        if any(row.reason == NO_REWARD for row in yardsticks):
+            return Ended(1, NO_REWARD)
+        alive = any(row.state != "FAIL" for row in yardsticks)
+        if yardsticks and not alive and not self.agenda.left(yardsticks):
+            return Ended(1, f"no baseline could be the yardstick of joint_reward: {self.reasons()}")
         return None
+
+    def stable(self) -> str | None:
+        """In words that the front has stopped growing: see STABLE_TRIALS. Counted from the yardstick's end on."""
+        volumes = standing.hypervolumes(self.store, self.id)
+        if len(volumes) <= STABLE_TRIALS or volumes[-1] > (1 + STABLE_GROWTH) * volumes[-1 - STABLE_TRIALS]:
+            return None
+        return f"the front is stable: its hypervolume grew by less than {STABLE_GROWTH:.0%} over the last {STABLE_TRIALS} finished trials"
 
     def exhausted(self, failed: int) -> Ended:
         """Nothing new is proposed: a good end, unless what was proposed has only failed."""
         said = f"the space is exhausted: {MOST_DUPLICATES} proposals in a row were known already"
         if not failed:
             return Ended(0, said)
-        worked = any(trial.state.name == "COMPLETE" and BASELINE not in trial.user_attrs for trial in self.study.get_trials(deepcopy=False))
+        worked = standing.has_worked(self.store, self.id)
         return Ended(0 if worked else 1, f"{said}, {failed} trials failed: {self.reasons()}")
 
     def reasons(self, most: int = 3) -> str:
@@ -211,144 +351,77 @@ class Search:
         named = [f"{count} × {reason}" for reason, count in counted.most_common(most)]
         return "; ".join(named) + (f"; {len(counted) - most} other reasons" if len(counted) > most else "")
 
-    # The yardstick: full fine-tuning for all steps comes first; if it fails for good, the next baseline by name. Then the other baselines.
+    # Telling. A rung is written as soon as it is measured, and stays whatever becomes of its trial.
 
-    def yardsticks(self, *states: str) -> list[optuna.trial.FrozenTrial]:
-        return [trial for trial in self.study.get_trials(deepcopy=False)
-                if trial.user_attrs.get(BASELINE) == YARDSTICK and trial.state.name in states]
-
-    def next_yardsticks(self) -> list[str]:
-        names = [YARDSTICK_METHOD, *sorted(set(BASELINES) - {YARDSTICK_METHOD})]
-        spent = {trial.user_attrs[CANDIDATE]["method"] for trial in self.yardsticks("FAIL") if self.is_spent(trial)}
-        return [name for name in names if name not in spent]
-
-    def waits_for_yardstick(self) -> bool:
-        """Sees to it that a yardstick is finished, running or next; true if this worker must wait for one that runs."""
-        if self.yardsticks("COMPLETE"):
+    def report(self, asked: Asked, steps: int, scores: Scores, trainable: int, seconds: float, memory: int | None) -> bool:
+        """Write an evaluated rung; whether the trial is to be stopped there. Raises LeaseLost."""
+        candidate = asked.at(steps)
+        measured = [self.objectives.quality, self.objectives.memorization] if self.objectives.is_joint_reward else self.objectives.names
+        violations = self.constraints.after(scores, trainable, self.trained.units.total, seconds, memory)
+        trials.record_rung(self.store, asked.id, steps, candidate.hash, candidate.words, [scores[name].value for name in measured],
+                           {name: (*ends, scores[name].replicates) for name, ends in plain(scores).items()}, seconds, memory, violations)
+        if self.settings.pruner == "none" or asked.exempt or steps == asked.candidate.steps:
             return False
-        if self.yardsticks("RUNNING"):
-            return self.objectives.is_joint_reward
-        if not self.yardsticks("WAITING"):
-            left = self.next_yardsticks()
-            if left:
-                self.enqueue(self.reference(left[0]), {BASELINE: YARDSTICK})
-        return False
+        self.recall.refresh()
+        decision = self.recall.pruner.decide(asked.number, steps)
+        if decision.stop:
+            log.info("trial %d is stopped at %d steps: in %.0f %% of the replicates it is not among the best of %d", asked.number, steps,
+                     100 * decision.share, decision.peers)
+        return decision.stop
 
-    def reference(self, method: str) -> Candidate:
-        return reference_candidate(method, self.settings.steps, self.settings.learning_rate_scale)
-
-    def enqueue_baseline(self) -> None:
-        """The next of the papers' methods, if one is left and nothing else waits: one at a time, so that a yardstick that must
-        be replaced comes next, and none is left waiting where --trials are fewer."""
-        name = self.next_baseline()
-        if name is not None and not any(trial.state.name == "WAITING" for trial in self.study.get_trials(deepcopy=False)):
-            self.enqueue(self.reference(name), {BASELINE: name})
-
-    def next_baseline(self) -> str | None:
-        """The first of the papers' methods that was neither run, as a yardstick or not, nor waits or runs, nor failed for good."""
-        if not self.settings.baselines:
-            return None
-        run = {trial.user_attrs[CANDIDATE]["method"] for trial in self.study.get_trials(deepcopy=False)
-               if BASELINE in trial.user_attrs and not self.is_lost(trial)}
-        return next((name for name in BASELINES if name not in run), None)
-
-    def is_lost(self, trial: optuna.trial.FrozenTrial) -> bool:
-        """Whether a trial ended without a result though its candidate may be run again, and whoever found that died before saying so."""
-        return trial.state.name == "FAIL" and self.may_retry(trial, leases.read(self.store, trial._trial_id))
-
-    def enqueue(self, candidate: Candidate, attributes: dict[str, Any]) -> None:
-        self.study.enqueue_trial(self.space.parameters(candidate, self.bounds), user_attrs={CANDIDATE: candidate.to_json(), **attributes})
-
-    def is_spent(self, trial: optuna.trial.FrozenTrial) -> bool:
-        """Whether a trial failed so that its candidate is not run again."""
-        lease = leases.read(self.store, trial._trial_id)
-        return lease is not None and lease.outcome in ("failed", "expired") and not self.may_retry(trial, lease)
-
-    def may_retry(self, trial: optuna.trial.FrozenTrial, lease: leases.Lease | None) -> bool:
-        """Whether the candidate is not to blame: its worker was killed, stopped or lost the database, the disk was full, …"""
-        if lease is None or lease.own_cause or lease.outcome == "duplicate":
-            return False
-        return lease.outcome == "released" or trial.user_attrs.get(ATTEMPT, 1) < MOST_ATTEMPTS
-
-    def try_again(self, number: int) -> None:
-        """Enqueue a trial's candidate once more if it may be; being stopped on purpose does not count as an attempt."""
-        trial = self.study.get_trials(deepcopy=False)[number]
-        recorded, lease = results.candidate(self.store, trial._trial_id), leases.read(self.store, trial._trial_id)
-        if recorded is None or not self.may_retry(trial, lease):
-            return
-        attributes = {ATTEMPT: trial.user_attrs.get(ATTEMPT, 1) + (lease.outcome != "released"), SEED_NUMBER: trial.user_attrs.get(SEED_NUMBER, number)}
-        if BASELINE in trial.user_attrs:
-            attributes[BASELINE] = trial.user_attrs[BASELINE]
-        self.enqueue(Candidate.from_json(recorded), attributes)
-
-    # Telling. Scores are written before the trial is told; if the worker dies in between, the trial expires and they do not show.
-
-    def record(self, asked: Asked, trainable: int | None = None, share: float | None = None) -> None:
-        """Note what the trial runs, and again with the size of the subset once that is known. Raises LeaseLost."""
-        candidate = asked.candidate
-        results.record_candidate(self.store, asked.id, hash=candidate.hash, words=candidate.words, method=candidate.method, steps=candidate.steps,
-                                 json=candidate.to_json(), trainable=trainable, trainable_share=share,
-                                 baseline=asked.trial.user_attrs.get(BASELINE), yardstick=asked.yardstick)
-
-    def finish(self, asked: Asked, scores: Scores, seconds: float) -> str:
-        """Tell a trial that was measured; gives its outcome: failed if its joint reward does not exist. Raises LeaseLost."""
-        results.record_scores(self.store, asked.id, plain(scores), seconds)
-        if not self.objectives.is_joint_reward:
-            values = [float(scores[name].value) for name in self.objectives.names]
-        else:
-            reward = self.reward(asked, scores)
+    def finish(self, asked: Asked, stopped: bool = False) -> str:
+        """Tell a trial whose last rung is written; gives its outcome: failed if its joint reward does not exist. Raises LeaseLost."""
+        values = None if stopped else standing.values_at(self.store, asked.id, asked.candidate.steps)
+        if not stopped and self.objectives.is_joint_reward:
+            reward = self.reward(asked, *values)
             if reward is None:
-                asked.trial.set_user_attr(UNDEFINED, NO_REWARD)
-                self.tell(asked, "failed", NO_REWARD, own_cause=True)
+                trials.tell(self.store, asked.id, "failed", state="FAIL", values=None, reason=NO_REWARD, own_cause=True)
                 return "failed"
             values = [reward]
-        self.tell(asked, "finished", values=values)
-        return "finished"
+        trials.tell(self.store, asked.id, "finished", state="PRUNED" if stopped else "COMPLETE", values=values)
+        self.note_volume(asked)
+        return "stopped" if stopped else "finished"
 
-    def reward(self, asked: Asked, scores: Scores) -> float | None:
-        q, m = scores[self.objectives.quality].value, scores[self.objectives.memorization].value
+    def note_volume(self, asked: Asked) -> None:
+        self.recall.refresh()
+        found = self.recall.volume()
+        if found is not None:
+            trials.record_hypervolume(self.store, asked.id, found)
+
+    def reward(self, asked: Asked, q: float, m: float) -> float | None:
         if not asked.yardstick:
             return results.joint_reward(self.store, self.id, q, m)
         known = results.references(self.store, self.id)
         return None if known is None else objective_table.joint_reward(self.objectives, self.settings.reward_weight, q, m, known.q_base,
                                                                        known.q_real, known.m_base, m_yard=m)
 
-    def fail(self, asked: Asked, reason: str, own_cause: bool) -> None:
-        """Tell a failed trial; its candidate is tried again only if it is not to blame. Raises LeaseLost."""
-        with leases.asking(self.store, self.id):  # nobody asks between the two: a lost yardstick would be enqueued twice
-            self.tell(asked, "failed", reason, own_cause=own_cause)
-            self.try_again(asked.number)
+    def fail(self, asked: Asked, reason: str, own_cause: bool) -> str:
+        """A trial whose own fault it was has failed; another goes on elsewhere from its last rung, up to MOST_LOSSES times. Raises LeaseLost."""
+        if own_cause:
+            trials.tell(self.store, asked.id, "failed", state="FAIL", values=None, reason=reason, own_cause=True)
+            return "failed"
+        return "failed" if trials.leave(self.store, asked.id, reason) else "left"
 
     def release(self, asked: Asked) -> None:
-        """Give a trial back unfinished, on Ctrl-C: it counts as nothing, and the candidate is tried again. Raises LeaseLost."""
-        with leases.asking(self.store, self.id):
-            self.tell(asked, "released", "the worker was stopped")
-            self.try_again(asked.number)
+        """Give a trial back unfinished, on Ctrl-C: it goes on from its last rung when somebody takes it up. Raises LeaseLost."""
+        trials.leave(self.store, asked.id)
 
-    def was_told(self, asked: Asked) -> bool:
-        """Whether this worker has told the trial as finished already."""
-        lease = leases.read(self.store, asked.id)
-        state = self.study.get_trials(deepcopy=False)[asked.number].state
-        return lease is not None and lease.worker == self.store.worker and state == optuna.trial.TrialState.COMPLETE
 
-    def tell(self, asked: Asked, outcome: str, reason: str | None = None, values: list[float] | None = None, own_cause: bool = False) -> None:
-        self.settle(asked.trial, outcome, reason, values, own_cause)
+def request() -> str:
+    """By which a call that is made again, since its answer was lost, is known as the same."""
+    return str(uuid.uuid4())
 
-    def settle(self, trial: optuna.Trial, outcome: str, reason: str | None = None, values: list[float] | None = None, own_cause: bool = False) -> None:
-        with leases.translated():
-            leases.settle(self.store, trial._trial_id, outcome, reason, own_cause)
-            state = optuna.trial.TrialState.COMPLETE if values is not None else optuna.trial.TrialState.FAIL
-            self.study.tell(trial, values, state=state)
+
+def described(proposal: Proposal) -> tuple[dict[str, Any], dict[str, str], dict[str, float]]:
+    """A proposal's answers as the store takes them."""
+    return proposal.parameters, {name: distribution_to_json(each) for name, each in proposal.distributions.items()}, proposal.internal
 
 
 def is_place(name: str, given: str) -> bool:
     """Whether a path among the settings names a place, and not the encoder without files or a model in the hub's cache."""
-    return name == "out" or (Path(given).exists() and (name, given) != ("encoder", PIXELS))
+    return name in ("out", "checkpoints") or (Path(given).exists() and (name, given) != ("encoder", PIXELS))
 
 
 def plain(scores: Scores) -> dict[str, tuple[float, float, float]]:
-    """Scores as the store takes them."""
-    def three(estimate: Estimate) -> tuple[float, float, float]:
-        return float(estimate.value), float(estimate.low), float(estimate.high)
-
-    return {name: three(estimate) for name, estimate in scores.items()}
+    """Scores as the store takes them: value, low, high."""
+    return {name: (float(each.value), float(each.low), float(each.high)) for name, each in scores.items()}

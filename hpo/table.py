@@ -1,10 +1,11 @@
-"""The front in rows: as a table for people, as JSON and CSV for programs. Rows come from the view pareto_front."""
+"""The front in rows: as a table for people, as JSON and CSV for programs, and as candidates to be run again. Rows come from the view pareto_front."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich import box
@@ -19,14 +20,19 @@ Row = dict[str, Any]  # of the view pareto_front
 
 TITLE = "Pareto front (95 % intervals from patients)"
 CANDIDATE_WIDTH = 30  # characters that a candidate's words need at least, to be two or three lines
-FORMATS = ("table", "json", "csv")
+FORMATS = ("table", "json", "csv", "candidates")
 ENDS = ("low", "high")
 COLUMNS = ("study", "trial", "candidate", "method", "steps", "trainable", "trainable_share", "joint_reward", "seconds",
-           *(name + end for name in SCORES for end in ("", "_low", "_high")))
+           *(name + end for name in SCORES for end in ("", "_low", "_high")), "repeats")
 
 
 def as_json(rows: list[Row]) -> str:
     return json.dumps([{column: row[column] for column in COLUMNS} for row in rows], indent=2, ensure_ascii=False)
+
+
+def as_candidates(candidates: Iterable[Mapping[str, Any]]) -> str:
+    """A candidate a line, as --enqueue reads them."""
+    return "".join(json.dumps(candidate, ensure_ascii=False) + "\n" for candidate in candidates)
 
 
 def as_csv(rows: list[Row]) -> str:
@@ -113,7 +119,7 @@ def as_lines(rows: list[Row], objectives: tuple[str, ...]) -> str:
 
 
 def render(rows: list[Row], form: str, objectives: tuple[str, ...], console: Console) -> None:
-    """Print the rows in one of FORMATS."""
+    """Print the rows as a table, json or csv."""
     if form == "json":
         print(as_json(rows))
     elif form == "csv":

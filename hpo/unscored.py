@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +10,13 @@ import torch
 
 from hpo import home
 from hpo.identity import encoder_spec, model_folder, resolution_of
-from hpo.inner_loop import TRAINING_STREAM, Clock, InnerLoop, Result, Stage, seed_of
+from hpo.inner_loop import InnerLoop, Stage
 from hpo.preparation import Pictures, data_root
 from hpo.settings import Settings
 from metrics import encoders
+from metrics.evaluate import Measured
 from metrics.scores import Scores
-from trainers import base_model, checkpoint
+from trainers import base_model
 from trainers.candidate import Candidate
 from trainers.captions import CaptionEncoder, encode_captions
 from trainers.data import mimic
@@ -26,6 +26,8 @@ from trainers.errors import BadData, CorruptPicture
 from trainers.held_out import Curve
 from trainers.loss import AUTOCAST
 from trainers.methods import BaseCache
+from trainers.mitigations.hooks import Learned
+from trainers.training import Evaluation
 from trainers.units import walk
 
 
@@ -62,28 +64,17 @@ class Unscored(InnerLoop):
         self.prepared = Few(Pictures(pictures, pixels, mean, deviation, np.array([row[picture.caption] for picture in pictures])), captions)
         self.examples = {"train": self.examples_of(self.prepared.train)}
 
-    def evaluated(self, candidate: Candidate, number: int, on_stage: Stage, keep: Path | None, state: Path | None, curve: Curve) -> Result:
-        """Fine-tune and generate."""
-        started, clock = time.monotonic(), Clock(on_stage)
-        seed = seed_of(self.settings.seed, TRAINING_STREAM, number)
-        learned = self.learned("train", seed)
-        clock("applying the method")
-        subset = self.apply(candidate, seed)
-        try:
-            clock.stop()
-            done = self.train(candidate, seed, subset, learned, on_step=lambda step: on_stage(f"step {step} of {candidate.steps}"))
-            clock("generating")
-            with subset.generating():
-                _, pixels = self.generate("train", guard=self.guard(candidate, learned))
-            clock.stop()
-            if keep is not None:
-                checkpoint.save(keep, subset, candidate, self.pipeline.hash, self.settings.precision)
-            trainable = subset.count
-        finally:
-            subset.restore()
-        seconds = {"applying": clock.seconds["applying the method"], "training": done.seconds, "generating": clock.seconds["generating"],
-                   "total": time.monotonic() - started}
-        return Result(Scores({}), trainable, trainable / self.units.total, done.loss, seconds, pixels)
+    def held_out(self, found: Curve) -> list[Evaluation]:
+        """None: there is no twin."""
+        return []
+
+    def measure_all(self, candidate: Candidate, learned: Learned, on_stage: Stage = lambda stage: None) -> tuple[list[Measured], np.ndarray]:
+        """Nothing, and pictures from the captions that were learned."""
+        on_stage("generating")
+        return [], self.generate("train", guard=self.guard(candidate, learned))[1]
+
+    def scores(self, measured: list[Measured]) -> Scores:
+        return Scores({})
 
 
 def some_pictures(root: Path, count: int, seed: int, resolution: Resolution) -> tuple[tuple[Picture, ...], np.ndarray]:

@@ -9,24 +9,26 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import replace
+from collections.abc import Generator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hpo import home, stopping
+from hpo import code, home, keeping, stopping
 from hpo.command import INTERRUPTED, Parser, decimal, leave, one_line_errors, store_url, whole
 from hpo.errors import BadSetting
 from hpo.settings import Settings, check_device
 from hpo.stopping import Stopped
-from storage import results
+from storage import leases, results
 from storage.errors import LeaseLost, StorageUnreachable, UnknownStudy
+from storage.retrying import PATIENCE_SECONDS, retrying
 from storage.store import Store, open_store, worker_name
 
 if TYPE_CHECKING:
-    from hpo.study import Ended
+    from hpo.study import Asked, Ended
 
 log = logging.getLogger("hpo.worker")
 
-PATHS = ("model", "encoder", "data", "out")
+PATHS = ("model", "encoder", "data", "out", "checkpoints")
 OWN_PATHS = (*PATHS, "space")  # what a worker may have elsewhere; a user's space is told by its content, as the others are
 WAIT_SECONDS = 1.0  # between looks while others run the last trials
 STORAGE_VARIABLE = "PEFT_PARETO_WORKER_STORAGE"  # from launch to its own workers: a URL on the command line shows its password to all users
@@ -42,29 +44,56 @@ def stored_settings(store: Store, study: str) -> Settings:
     return Settings.from_json({name: value for name, value in {**known, **paths}.items() if name in fields and value is not None})
 
 
+def opened(url: str) -> Store:
+    """The store, under a name that no other process has had. Raises BadStorageUrl, StorageUnreachable, SchemaError."""
+    with leases.translated():  # a server that goes away while the tables are looked at
+        return open_store(url, worker_name())
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A trial was evaluated at these steps, and goes on."""
+
+    trial: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Over:
+    """A trial has ended, or was given to others. outcome: as `run_trial` gives it; steps: its last evaluated rung, 0 if there is none."""
+
+    trial: int
+    steps: int
+    outcome: str
+
+
 class Worker:
     """One process's part in a study: the loaded base model and one trial after the other. Every engine runs this."""
 
-    def __init__(self, url: str, study: str, device: str = "auto", paths: dict[str, str] | None = None):
-        """Join a registered study.
+    def __init__(self, url: str, study: str, device: str = "auto", paths: dict[str, str] | None = None, patience: float = PATIENCE_SECONDS):
+        """Join a registered study. patience: seconds that the store may take to answer first; once it has, a restart of it is borne as in a trial.
 
-        Raises UnknownStudy, SettingsDiffer where this machine's contents are others, BadData, BadModel, BadSetting for a
+        Raises UnknownStudy, OtherCode, SettingsDiffer where this machine's contents are others, BadData, BadModel, BadSetting for a
         device that is not there.
         """
         from hpo.inner_loop import LOADING, InnerLoop, check_usable, memory_named, pick_device
         from hpo.study import Search
 
-        store = open_store(url, worker_name())
-        settings = replace(stored_settings(store, study), study=study, **(paths or {}))
+        store = retrying(lambda: opened(url), patience)
+        code.check(study, retrying(lambda: results.settings(store, results.study_id(store, study)))["free"].get("code"))
+        settings = replace(retrying(lambda: stored_settings(store, study)), study=study, **(paths or {}))
         chosen = pick_device(device)
         check_usable(chosen)
-        self.search = Search(store, settings)
+        self.search = retrying(lambda: Search(store, settings))
         check_writable(settings)
         with memory_named(LOADING, settings):
             self.inner = InnerLoop(settings, chosen, lambda stage: log.info("%s", stage))
-        self.search.register(None, self.inner.identity)
-        self.record_references()
+        retrying(lambda: self.search.register(None, self.inner.identity))
+        retrying(self.record_references)
         self.away_since: float | None = None
+        self.running: Generator[int, None, str] | None = None  # a trial between two rungs
+        self.asked: Asked | None = None  # that trial
+        self.reached = 0  # its last evaluated rung, in steps
 
     def record_references(self) -> None:
         """What the joint reward and the hypervolume are measured against; the first worker's stay."""
@@ -76,44 +105,72 @@ class Worker:
                                   m_base=base[memorization].value, scores=plain(base),
                                   base={"real": plain(real), "parameters": self.inner.units.total})
 
-    def step(self) -> Ended | str | None:
-        """Run one trial and give its outcome, or wait a moment if there is none to run now; the end of the study once it has come.
+    def step(self) -> Ended | Rung | Over | None:
+        """Run a trial to its next rung, or to its end, or wait a moment if there is none to run now; the end of the study once it has come.
 
-        A database that is away is asked again for OUTAGE_SECONDS, then StorageUnreachable is raised.
+        A database that is away is asked again for PATIENCE_SECONDS, then StorageUnreachable is raised.
         """
         from hpo.study import Asked, Ended
-        from hpo.trial import OUTAGE_SECONDS, run_trial
+        from hpo.trial import run_trial
 
         try:
-            asked = self.search.ask()
-            self.away_since = None
-            if isinstance(asked, Ended):
-                log.info("%s", asked.reason)
-                return asked
-            if isinstance(asked, Asked):
-                log.info("trial %d: %s", asked.number, asked.candidate.words)
-                outcome = run_trial(self.search, self.inner, asked)
-                log.info("trial %d %s", asked.number, outcome)
-                return outcome
+            if self.running is None:
+                asked = self.search.ask()
+                self.away_since = None
+                if isinstance(asked, Ended):
+                    log.info("%s", asked.reason)
+                    return asked
+                if isinstance(asked, Asked):
+                    log.info("trial %d: %s", asked.number, asked.candidate.words)
+                    self.running, self.asked = run_trial(self.search, self.inner, asked), asked
+                    self.reached = max(asked.known or (), default=0)
+            if self.running is not None:
+                return self.advance(self.running, self.asked)
         except LeaseLost as error:  # while it was proposed: this process slept for longer than a lease
             log.warning("a trial was lost before it began: %s", error)
         except StorageUnreachable as error:
             self.away_since = self.away_since or time.monotonic()
-            if time.monotonic() - self.away_since > OUTAGE_SECONDS:
+            if time.monotonic() - self.away_since > PATIENCE_SECONDS:
                 raise
             log.warning("the database is away, trying again: %s", error)
         with stopping.interruptible():
             time.sleep(WAIT_SECONDS)
         return None
 
-    def turn(self) -> Ended | str:
-        """Run one trial, waiting until there is one to run; its outcome, or the study's end. Raises Stopped."""
+    def advance(self, running: Generator[int, None, str], asked: Asked) -> Rung | Over:
+        """On to the trial's next rung, or to its end."""
+        try:
+            self.reached = next(running)
+        except StopIteration as end:
+            self.running = None
+            log.info("trial %d %s", asked.number, end.value)
+            if end.value in ("finished", "stopped"):  # at its next rung
+                self.reached = next((steps for steps in asked.rungs if steps > self.reached), self.reached)
+            return Over(asked.number, self.reached, end.value)
+        except BaseException:
+            self.running = None
+            raise
+        log.info("trial %d is evaluated at %d steps", asked.number, self.reached)
+        return Rung(asked.number, self.reached)
+
+    def turn(self) -> Ended | Rung | Over:
+        """Run a trial to its next rung or end, waiting until there is one to run; or the study's end. Raises Stopped."""
         while True:
-            with stopping.interruptible():
-                pass  # a request to stop that came while a trial was told leaves here
+            try:
+                with stopping.interruptible():
+                    pass  # a request to stop that came while a rung was written leaves here
+            except Stopped:
+                self.give_back()
+                raise
             done = self.step()
             if done is not None:
                 return done
+
+    def give_back(self) -> None:
+        """Let others go on with a trial that is between two rungs."""
+        if self.running is not None:
+            self.running.close()
+            self.running = None
 
     def work(self) -> int:
         """Take trials until the study has ended; gives its exit status."""
@@ -125,16 +182,16 @@ class Worker:
 
 
 def check_writable(settings: Settings) -> None:
-    """BadSetting where kept tensors cannot be written: the study's folder may be that of another user or machine."""
-    if settings.keep == "none":
-        return
-    folder = home.study_folder(settings.out, settings.study)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise BadSetting(f"--out {settings.out}: kept tensors cannot be written there ({error.strerror}), give a folder of this machine") from error
+    """BadSetting where tensors or training states cannot be written: the study's folder may be that of another user or machine."""
+    states = "out" if settings.checkpoints is None else "checkpoints"
+    wanted = [("out", home.study_folder(settings.out, settings.study), "kept tensors")] if settings.keep != "none" else []
+    for name, folder, what in (*wanted, (states, keeping.states(settings), "training states")):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise BadSetting(f"--{name} {getattr(settings, name)}: {what} cannot be written there ({error.strerror}), give a folder of this machine") from error
 
 
 def die_with_parent() -> None:
@@ -172,7 +229,7 @@ def main(arguments: list[str] | None = None) -> int:
         with stopping.interruptible():
             wait_for_study(url, given.study, given.wait)
             use_threads(given.threads)
-            worker = Worker(url, given.study, given.device, paths)
+            worker = Worker(url, given.study, given.device, paths, patience=given.wait)
         status = worker.work()
         worker.search.store.close()
         return status

@@ -15,7 +15,7 @@ from storage.errors import StorageError
 
 USAGE = """\
 python -m storage url                        print the embedded server's URL; starts it if need be
-python -m storage psql [--storage URL] ...   run the bundled psql; all other arguments are psql's own
+python -m storage psql [--storage URL] ...   run psql, the bundled one on the embedded server; all other arguments are psql's own
 python -m storage stop                       stop the embedded server
 """
 COMMANDS = ("url", "psql", "stop")
@@ -72,6 +72,7 @@ def _ready(url: str | None) -> str:
 
 
 def _psql(arguments: list[str]) -> int:
+    import shutil
     import subprocess
 
     from sqlalchemy.engine import make_url
@@ -89,8 +90,10 @@ def _psql(arguments: list[str]) -> int:
         scheme, _, tail = target.partition("://")
         login, _, place = tail.rpartition("@")
         target = f"{scheme}://{login.partition(':')[0]}@{place}"
+    # The bundled one is built without TLS, which other servers ask for.
+    own = None if url is None else shutil.which("psql")
     try:
-        return subprocess.call([str(program("psql")), "-d", target, *rest], env=environment)
+        return subprocess.call([own or str(program("psql")), "-d", target, *rest], env=environment)
     except OSError as error:
         raise StorageError(f"the bundled psql cannot run ({error}): use a psql of yours with the URL") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import select
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ SCHEMA_LOCK = 0
 # A host that vanished must not hold a lock or a row for the kernel's default of two hours.
 KEEPALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
 SERVER_KEEPALIVE = "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"
+#: A server cannot stop and start again in so little time: a connection that was used then need not be tried before it is used.
+FRESH_SECONDS = 0.1
 IDLE_TRANSACTION = "SET idle_in_transaction_session_timeout = '5min'"
 
 # The connection's own search path, less our schema.
@@ -58,7 +61,7 @@ REFUSALS = (
     ),
     (
         r"does not support SSL|SSL (SYSCALL )?error|SSL connection (is )?required|(root|server|client) certificate|certificate file|sslmode value",
-        "server and URL do not agree about SSL: change sslmode in the URL",
+        "server and URL do not agree about SSL: change sslmode in the URL, or name there who signed the server's certificate, as sslrootcert",
     ),
     (
         r"No such file|refused|timeout|timed out|unreachable|No route",
@@ -139,6 +142,7 @@ def connect(url: str, worker: str | None = None) -> Engine:
     """
     engine = sqlalchemy.create_engine(_parsed(url.strip()), **_settings(url))
     _introduce(engine, worker)
+    _try_idle(engine)
     try:
         with engine.connect() as connection:
             version = connection.dialect.server_version_info or (OLDEST_SERVER,)
@@ -150,7 +154,35 @@ def connect(url: str, worker: str | None = None) -> Engine:
         raise StorageUnreachable(
             f"storage {hidden(url)!r} is PostgreSQL {version[0]}, needed is {OLDEST_SERVER} or newer: upgrade it"
         )
+    try:
+        shared = _is_shared(engine)
+    except exc.SQLAlchemyError as error:
+        engine.dispose()
+        raise unreachable(url, error) from error
+    if shared:
+        engine.dispose()
+        raise BadStorageUrl(
+            f"storage {hidden(url)!r} is a pooler that changes the server's connection between transactions, which mixes up the "
+            "names of workers and their locks: set its pool_mode to session, or name the server itself"
+        )
     return engine
+
+
+def _is_shared(engine: Engine) -> bool:
+    """Whether a pooler lets another client into this client's session between two transactions (PgBouncer's pool_mode transaction).
+
+    A pooler makes up the process id that it tells a client. One that pools by transaction then hands the connection that a
+    client has just used to whoever asks next, or gives that client another one.
+    """
+    asked = sqlalchemy.text("SELECT pg_backend_pid()")
+    with engine.connect() as first:
+        before = first.scalar(asked)
+        if before == first.connection.driver_connection.info.backend_pid:
+            return False
+        first.commit()
+        with engine.connect() as second:
+            between = second.scalar(asked)  # its transaction stays open
+            return between == before or first.scalar(asked) != before
 
 
 def optuna_storage(url: str, worker: str | None = None) -> RDBStorage:
@@ -177,24 +209,38 @@ def optuna_storage(url: str, worker: str | None = None) -> RDBStorage:
         waiting.dispose()
     # Connections made until here have no name yet.
     _introduce(storage.engine, worker)
+    _try_idle(storage.engine)
     storage.engine.dispose()
     return storage
 
 
+#: Ends the connection that has held an advisory lock of this database without a word for so many seconds.
+END_SILENT_HOLDER = """
+SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+    WHERE l.locktype = 'advisory' AND l.granted AND l.classid::bigint = :space AND l.objid::bigint = :key AND l.objsubid = 2
+      AND a.datname = current_database() AND a.state = 'idle' AND clock_timestamp() - a.state_change > make_interval(secs => :patience)
+"""
+
+
 @contextlib.contextmanager
-def advisory_lock(engine: Engine, key: int) -> Iterator[None]:
+def advisory_lock(engine: Engine, key: int, patience: float | None = None) -> Iterator[sqlalchemy.Connection]:
     """Holds the advisory lock (LOCK_SPACE, key) on a connection of its own; the server lets go if this process dies.
 
-    Asks again and again instead of waiting in the server, so that Ctrl-C works.
+    Asks again and again instead of waiting in the server, so that Ctrl-C works. patience: seconds after which a holder that says nothing on its
+    connection, which is what this gives, is taken for gone, though the server still sees it (a paused process, a network that
+    went mute): its connection is ended. None: wait for ever.
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         keys = {"space": LOCK_SPACE, "key": key}
-        pause = 0.01
+        pause, asked = 0.01, time.monotonic()
         while not connection.scalar(sqlalchemy.text("SELECT pg_try_advisory_lock(:space, :key)"), keys):
             time.sleep(pause)
             pause = min(pause * 1.5, 0.2)
+            if patience is not None and time.monotonic() - asked > patience:
+                connection.execute(sqlalchemy.text(END_SILENT_HOLDER), {**keys, "patience": patience})
+                asked = time.monotonic()
         try:
-            yield
+            yield connection
         finally:
             try:
                 connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:space, :key)"), keys)
@@ -236,7 +282,6 @@ def _settings(url: str) -> dict[str, Any]:
     given = set(_parsed(url.strip()).query)
     asked = {"connect_timeout": "10", "tcp_user_timeout": "60000", **KEEPALIVE}
     return {
-        "pool_pre_ping": True,
         # Admission counts rows under a lock, which needs a snapshot taken after the lock.
         "isolation_level": "READ COMMITTED",
         "connect_args": {
@@ -244,6 +289,33 @@ def _settings(url: str) -> dict[str, Any]:
             **{name: value for name, value in asked.items() if name not in given},
         },
     }
+
+
+def _try_idle(engine: Engine) -> None:
+    """A connection that was idle, or on which the server has said anything unasked, such as its farewell, is tried before it is used, and made anew if
+    it was cut. SQLAlchemy's own pool_pre_ping tries each, also those that were used a millisecond ago: half of all that goes to the server."""
+    @event.listens_for(engine, "checkin")
+    def note(_connection: Any, record: Any) -> None:
+        record.info["used"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def check(connection: Any, record: Any, _fairy: Any) -> None:
+        used = record.info.get("used")
+        if used is None:
+            return
+        try:
+            alive = time.monotonic() - used < FRESH_SECONDS and not _has_news(connection) or engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise exc.InvalidatePoolError from error
+        if not alive:
+            raise exc.InvalidatePoolError
+
+
+def _has_news(connection: Any) -> bool:
+    """Whether anything is to be read on the connection's socket, its end included."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _introduce(engine: Engine, worker: str | None) -> None:

@@ -1,22 +1,5 @@
-"""Who may write a trial, as Python calls it; the rules themselves are triggers in sql/leases.sql.
-
-    (nothing) -- enqueued  -> WAITING    by anybody
-    WAITING, (nothing) -- started -> RUNNING   by a worker, if finished + running < trials asked; it gets the lease
-    RUNNING   -- heartbeat, settled -> RUNNING by the holder while its lease has not run out
-    RUNNING   -- told      -> COMPLETE or PRUNED (settled as 'finished'), FAIL ('failed', 'duplicate', 'released')
-    RUNNING   -- expired   -> FAIL       by anybody, once the lease has run out by the server's clock
-
-One trial, from asking to telling:
-
-    with leases.translated(), leases.asking(store, study_id):
-        leases.expire(store, study_id)
-        trial = study.ask()
-    with leases.Heartbeat(store, trial._trial_id) as heartbeat:
-        ...
-        with leases.translated():
-            leases.settle(store, trial._trial_id, "finished")
-            study.tell(trial, values)
-"""
+"""Who may write a trial: its lease, kept alive by heartbeats. What a trial goes through is in trials.py; the rules of both
+are triggers in sql/leases.sql."""
 
 from __future__ import annotations
 
@@ -29,48 +12,66 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import exc, text
+import psycopg2
+from sqlalchemy import Connection, exc, text
 
 from storage.engine import advisory_lock, first_line
 from storage.errors import BadValue, LeaseLost, NoWorker, StorageError, StorageUnreachable, StudyFull
+from storage.retrying import retrying
 from storage.store import Store
-
-OUTCOMES = ("finished", "failed", "duplicate", "released")
 
 #: A heartbeat every quarter of a lease: three may be lost before the lease runs out.
 BEATS_PER_LEASE = 4
 MOST_SECONDS_BETWEEN_BEATS = 30.0
+SECONDS_TO_NEXT_TRY = 1.0  # of a heartbeat that found no server
+#: Others wait so long for a worker whose turn it is to ask and that says nothing.
+TURN_SECONDS = 20.0
+
+#: SQLSTATEs of what passes: 08 connection, 53 no memory, disk or connection left, 57P stopping or starting, 25006 a standby
+#: that is not yet the primary, 25P03 idle for too long in a transaction, 40 deadlock.
+PASSING = ("08", "53", "57P", "25006", "25P03", "40")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many trials of a study are where. `trials` is the number asked for; `finished` is COMPLETE + PRUNED.
+    """How many trials of a study are where. `trials` is the number asked for; `finished` is COMPLETE + PRUNED, `stopped` the
+    latter.
 
-    `failed` counts what workers settled as failed, not duplicates, expired or released trials. `duplicates_in_a_row`
-    are those since the last trial that finished or failed, by trial number.
+    `waiting`: enqueued, or left by their workers. `failed` counts what was run and failed, not duplicates and infeasible
+    proposals, nor the expired and released trials of studies of before. `duplicates_in_a_row`, `infeasible_in_a_row`: since the
+    last trial that was run, by trial number. `overdue`: the deadline of the study's settings is over by the server's clock.
     """
 
     trials: int
     finished: int
+    stopped: int
     running: int
     waiting: int
     failed: int
     duplicates: int
+    infeasible: int
     expired: int
     released: int
     duplicates_in_a_row: int
+    infeasible_in_a_row: int
+    overdue: bool
 
 
 @dataclass(frozen=True)
 class Lease:
-    """One trial's lease as just read. `seconds_left` is negative once it has run out; outcome None: not settled."""
+    """One trial's lease as just read. `seconds_left` is negative once it has run out; outcome None: not ended.
+
+    worker: who holds it, None while nobody does; of an ended trial, who held it last. `losses`: how often it was lost since
+    the last new rung; `reason`: why, the last time, or why the trial failed.
+    """
 
     trial_id: int
-    worker: str
+    worker: str | None
     stage: str | None
     seconds_left: float
     outcome: str | None
     own_cause: bool
+    losses: int
     reason: str | None
 
 
@@ -91,15 +92,53 @@ def translated() -> Iterator[None]:
         raise ours from error
 
 
-@contextlib.contextmanager
-def asking(store: Store, study_id: int) -> Iterator[None]:
-    """One worker of the study at a time, over all machines; the server lets go if the process dies.
+class Turn:
+    """The turn to ask, said again on its connection from a daemon thread, so that a long proposal is told from a process that is paused."""
 
-    Hold it around `expire`, `study.ask` and the search for duplicates, so that the sampler sees one history.
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._lock, self._over = connection, threading.Lock(), threading.Event()
+        self._lost: StorageUnreachable | None = None
+        self._thread = threading.Thread(target=self._run, name="turn to ask", daemon=True)
+
+    def check(self) -> None:
+        """Raises StorageUnreachable if the turn is lost: what was proposed may have been proposed by another one since."""
+        with self._lock:
+            if self._lost is None:
+                try:
+                    with translated():
+                        self._connection.execute(text("SELECT 1"))
+                except StorageUnreachable as error:
+                    self._lost = error
+            if self._lost is not None:  # for good: the connection would come back without the lock
+                raise self._lost
+
+    def __enter__(self) -> Turn:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._over.set()
+        self._thread.join()  # the connection is going to be used by its owner
+
+    def _run(self) -> None:
+        while not self._over.wait(TURN_SECONDS / BEATS_PER_LEASE):
+            try:
+                self.check()
+            except StorageUnreachable:  # the holder's own check says so again
+                return
+
+
+@contextlib.contextmanager
+def asking(store: Store, study_id: int) -> Iterator[Turn]:
+    """One worker of the study at a time, over all machines; the server lets go if the process dies, and others take the turn from
+    one that has been silent for TURN_SECONDS (paused, or cut off without the server's knowledge).
+
+    Hold it around `trials.expire`, `take`, the proposal, the search for duplicates and `start`, so that the sampler sees one history; check the turn
+    before `start`.
     """
     # Keys from 1 on: 0 is the lock of the schema, and Optuna's ids begin at 1.
-    with advisory_lock(store.engine, study_id):
-        yield
+    with advisory_lock(store.engine, study_id, patience=TURN_SECONDS) as connection, Turn(connection) as turn:
+        yield turn
 
 
 def heartbeat(store: Store, trial_id: int, stage: str | None = None) -> float:
@@ -111,29 +150,15 @@ def heartbeat(store: Store, trial_id: int, stage: str | None = None) -> float:
     return float(_scalar(store, query, trial=trial_id, stage=stage))
 
 
-def settle(store: Store, trial_id: int, outcome: str, reason: str | None = None, own_cause: bool = False) -> None:
-    """Says how the trial ends ("finished", "failed", "duplicate" or "released"); call it right before `study.tell`.
-
-    The trial stays RUNNING until Optuna is told, so settling again is allowed. `own_cause`: the candidate itself is to
-    blame, and is not tried again. Raises LeaseLost, BadValue, StorageUnreachable.
-    """
-    if outcome not in OUTCOMES:
-        raise BadValue(f"outcome={outcome!r} is no end of a trial: use one of {', '.join(OUTCOMES)}")
-    query = "SELECT peft_pareto.settle(:trial, :outcome, :reason, :own)"
-    # PostgreSQL's text cannot hold NUL characters, which a message of a crashed library may.
-    reason = None if reason is None else reason.replace("\0", "")
-    _scalar(store, query, trial=trial_id, outcome=outcome, reason=reason, own=bool(own_cause))
-
-
-def expire(store: Store, study_id: int) -> list[int]:
-    """Fails all trials of the study whose lease has run out; gives their numbers. Any number of workers may call it."""
-    with translated(), store.engine.begin() as connection:
-        return list(connection.scalars(text("SELECT peft_pareto.expire(:study)"), {"study": study_id}))
+def now(store: Store) -> float:
+    """The server's clock, in seconds since 1970: the only one that machines of a study have in common."""
+    with translated(), store.at_once.connect() as connection:
+        return float(connection.scalar(text("SELECT extract(epoch FROM clock_timestamp())")))
 
 
 def counts(store: Store, study_id: int) -> Counts:
     """The study's trials by state. The study must be registered, else BadValue."""
-    with translated(), store.engine.connect() as connection:
+    with translated(), store.at_once.connect() as connection:
         row = connection.execute(text("SELECT * FROM peft_pareto.counts(:study)"), {"study": study_id}).one_or_none()
     if row is None:
         raise BadValue(f"study {study_id} is not registered: call results.register first")
@@ -144,9 +169,9 @@ def read(store: Store, trial_id: int) -> Lease | None:
     """The trial's lease, None if it was never started under one."""
     query = (
         "SELECT trial_id, worker, stage, extract(epoch FROM expires_at - clock_timestamp())::double precision AS "
-        "seconds_left, outcome, own_cause, reason FROM peft_pareto.leases WHERE trial_id = :trial"
+        "seconds_left, outcome, own_cause, losses, reason FROM peft_pareto.leases WHERE trial_id = :trial"
     )
-    with translated(), store.engine.connect() as connection:
+    with translated(), store.at_once.connect() as connection:
         row = connection.execute(text(query), {"trial": trial_id}).one_or_none()
     return None if row is None else Lease(**row._mapping)
 
@@ -171,7 +196,7 @@ class Heartbeat:
         self._wake.set()
 
     def __enter__(self) -> Heartbeat:
-        self._lease = heartbeat(self._store, self._trial)
+        self._lease = retrying(lambda: heartbeat(self._store, self._trial))
         self._thread.start()
         return self
 
@@ -184,7 +209,7 @@ class Heartbeat:
 
     def _run(self) -> None:
         good_until = time.monotonic() + self._lease
-        pause = min(self._lease / BEATS_PER_LEASE, MOST_SECONDS_BETWEEN_BEATS)
+        pause = usual = min(self._lease / BEATS_PER_LEASE, MOST_SECONDS_BETWEEN_BEATS)
         while not self._leave.is_set():
             self._wake.wait(pause)
             self._wake.clear()
@@ -193,10 +218,12 @@ class Heartbeat:
             sent = time.monotonic()
             try:
                 good_until = sent + heartbeat(self._store, self._trial, self._stage)
+                pause = usual
             except StorageUnreachable:
                 if time.monotonic() > good_until:
                     self.lost.set()
                     return
+                pause = min(usual, SECONDS_TO_NEXT_TRY)  # the server's clock runs on while it is away
             except LeaseLost:
                 # The trial may just have been told: then nobody looks at `lost` any more.
                 self.lost.set()
@@ -204,7 +231,7 @@ class Heartbeat:
 
 
 def _scalar(store: Store, query: str, **values: Any) -> Any:
-    with translated(), store.engine.begin() as connection:
+    with translated(), store.at_once.connect() as connection:
         return connection.scalar(text(query), values)
 
 
@@ -214,27 +241,30 @@ def _translation(error: BaseException | None) -> StorageError | None:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         if isinstance(error, exc.DBAPIError):
-            return _ours(error)
+            return _ours(error.orig, error.connection_invalidated)
+        if isinstance(error, psycopg2.Error):  # from the driver itself, where SQLAlchemy has no word for what is asked (COPY)
+            return _ours(error, False)
         if isinstance(error, exc.TimeoutError):
             return StorageUnreachable("no connection became free in time: raise the server's max_connections")
         error = error.__cause__ or error.__context__
     return None
 
 
-def _ours(error: exc.DBAPIError) -> StorageError | None:
-    code = getattr(error.orig, "pgcode", None)
-    detail = getattr(getattr(error.orig, "diag", None), "message_detail", None)
+def _ours(error: BaseException, disconnected: bool) -> StorageError | None:
+    code = getattr(error, "pgcode", None)
+    detail = getattr(getattr(error, "diag", None), "message_detail", None)
     if code == "PP002":
         return LeaseLost(**json.loads(detail))
+    if code == "PP004":
+        return BadValue(first_line(error))
     if code == "23PP1":
         return StudyFull(**json.loads(detail))
     if code == "23PP3":
         return NoWorker(**json.loads(detail))
-    if code is None and isinstance(error, (exc.OperationalError, exc.InterfaceError)) or error.connection_invalidated:
+    if code is None and isinstance(error, (psycopg2.OperationalError, psycopg2.InterfaceError)) or disconnected:
         return StorageUnreachable(
             f"the database does not answer: {first_line(error)}; see that the server runs, then start again"
         )
-    # 53: no memory, disk or connection left; 57P: the server is stopping or starting; 08: connection.
-    if code is not None and (code[:2] in ("53", "08") or code[:3] == "57P"):
-        return StorageUnreachable(f"the database cannot go on: {str(error.orig).splitlines()[0]}; try again later")
+    if code is not None and code.startswith(PASSING):
+        return StorageUnreachable(f"the database cannot go on: {first_line(error)}; try again later")
     return None

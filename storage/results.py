@@ -1,9 +1,9 @@
-"""What a study knows beyond Optuna: settings, references, candidates, scores, artifacts. Not leases: leases.py."""
+"""What a study knows beyond Optuna: settings, queue, references, curves, artifacts; and its points, trials and rungs, to be read.
+What a trial writes while it lives is in trials.py."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from storage import leases
 from storage.errors import BadValue, ForeignStudy, SettingsDiffer, UnknownStudy
+from storage.plain import as_stored, dumped, number
 from storage.store import Store
 
 LEASE_SECONDS = 60.0
@@ -52,7 +53,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Progress:
-    """A study at this moment. `seconds` is the mean duration of its finished trials, None if none is finished."""
+    """A study at this moment. `front`: points on it; `seconds`: mean busy seconds of its finished trials, None if none is."""
 
     counts: leases.Counts
     running: tuple[Running, ...]
@@ -73,16 +74,18 @@ def register(
     memorization: str,
     reward_weight: float = 0.5,
     lease_seconds: float = LEASE_SECONDS,
+    queue: Sequence[Mapping[str, Any]] = (),
 ) -> Registered:
     """Creates the study's row, or joins it; from then on the database watches over its trials.
 
     `binding`, the objectives and the weight must be what is stored; `free` and `trials` replace what is stored: the
     last one who launches says how many trials there shall be. With trials None (a worker that joins) neither is
-    changed. `directions`: score name -> "minimize" or "maximize".
+    changed. `directions`: score name -> "minimize" or "maximize". `queue`: [{"candidate": JSON, "why": text}] to be run before
+    anything is proposed, taken when the study is created.
     Raises SettingsDiffer, ForeignStudy (it has started trials but is not registered), BadValue (None trials or no such
     study, where it must be created).
     """
-    given = _as_stored({"binding": {**binding, **_fixed(objectives, reward_weight)}, "free": dict(free)})
+    given = as_stored({"binding": {**binding, **_fixed(objectives, reward_weight)}, "free": dict(free)})
     with leases.translated(), store.engine.begin() as connection:
         query = "SELECT study_name FROM studies WHERE study_id = :id FOR UPDATE"
         name = connection.scalar(text(query), {"id": study_id})
@@ -114,6 +117,7 @@ def register(
             "reward_weight": float(reward_weight),
             "quality": quality,
             "memorization": memorization,
+            "queue": dumped(as_stored(list(queue))),
         }
         connection.execute(text(_insert("studies", row)), row)
         return Registered(int(trials), given, created=True)
@@ -122,7 +126,7 @@ def register(
 def study_id(store: Store, name: str) -> int:
     """The id of a registered study. Raises UnknownStudy."""
     query = "SELECT o.study_id FROM peft_pareto.studies s JOIN studies o USING (study_id) WHERE o.study_name = :name"
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         found = connection.scalar(text(query), {"name": name})
     if found is None:
         raise UnknownStudy(name, study_names(store))
@@ -131,78 +135,36 @@ def study_id(store: Store, name: str) -> int:
 
 def settings(store: Store, study_id: int) -> Mapping[str, Any] | None:
     """The stored {"binding": …, "free": …}, None if the study is not registered."""
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         query = "SELECT settings FROM peft_pareto.studies WHERE study_id = :id"
         return connection.scalar(text(query), {"id": study_id})
 
 
-def record_candidate(
-    store: Store,
-    trial_id: int,
-    *,
-    hash: str,
-    words: str,
-    method: str,
-    steps: int,
-    json: Mapping[str, Any],
-    trainable: int | None = None,
-    trainable_share: float | None = None,
-    baseline: str | None = None,
-    yardstick: bool = False,
-) -> None:
-    """What the trial is about to run; called again, it replaces. Raises LeaseLost."""
-    candidate = {
-        "hash": hash,
-        "words": words,
-        "method": method,
-        "steps": int(steps),
-        "trainable": None if trainable is None else int(trainable),
-        "trainable_share": None if trainable_share is None else _number("trainable_share", trainable_share),
-        "json": _as_stored(json),
-        "baseline": baseline,
-        "yardstick": bool(yardstick),
-    }
-    with leases.translated(), store.engine.begin() as connection:
-        query = "SELECT peft_pareto.record_candidate(:trial, CAST(:candidate AS jsonb))"
-        connection.execute(text(query), {"trial": trial_id, "candidate": _dumped(candidate)})
+def queue(store: Store, study_id: int) -> list[dict[str, Any]]:
+    """The study's queue, [{"candidate": JSON, "why": text}], whole and in order: what of it was run is found by
+    `trials.find_duplicate`."""
+    with leases.translated(), store.at_once.connect() as connection:
+        return list(connection.scalar(text("SELECT queue FROM peft_pareto.studies WHERE study_id = :id"), {"id": study_id}) or [])
+
+
+def append_to_queue(store: Store, study_id: int, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Appends what the queue does not hold yet; gives the whole queue. Raises BadValue."""
+    given = {"study": study_id, "entries": dumped(as_stored(list(entries)))}
+    with leases.translated(), store.at_once.connect() as connection:
+        query = "SELECT peft_pareto.append_to_queue(:study, CAST(:entries AS jsonb))"
+        return connection.scalar(text(query), given)
 
 
 def candidate(store: Store, trial_id: int) -> Mapping[str, Any] | None:
     """The candidate's JSON as it was recorded, None if the trial has none yet."""
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         query = "SELECT json FROM peft_pareto.candidates WHERE trial_id = :trial"
         return connection.scalar(text(query), {"trial": trial_id})
 
 
-def record_scores(
-    store: Store,
-    trial_id: int,
-    scores: Mapping[str, tuple[float, float | None, float | None]],
-    seconds: float | None = None,
-) -> None:
-    """Scores of the trial, name -> (value, low, high), all or none; and how long it took. Again, it replaces.
-
-    Any number type will do, numpy's too. Raises BadValue (NaN or infinite, before anything is written), LeaseLost.
-    """
-    rows = [
-        {"trial_id": trial_id, "name": name, "value": _number(name, value), "low": _bound(name, low),
-         "high": _bound(name, high)}
-        for name, (value, low, high) in scores.items()
-    ]  # fmt: skip
-    took = None if seconds is None else _number("seconds", seconds)
-    insert = _insert("scores", ("trial_id", "name", "value", "low", "high"))
-    replace = "value = excluded.value, low = excluded.low, high = excluded.high"
-    with leases.translated(), store.engine.begin() as connection:
-        if rows:
-            connection.execute(text(f"{insert} ON CONFLICT (trial_id, name) DO UPDATE SET {replace}"), rows)
-        if took is not None:
-            query = "UPDATE peft_pareto.candidates SET seconds = :seconds WHERE trial_id = :trial"
-            connection.execute(text(query), {"seconds": took, "trial": trial_id})
-
-
 def record_curve(store: Store, trial_id: int, curve: Mapping[int, tuple[float, float]]) -> None:
     """The stable validation loss by step: (mean on train, mean on twin). Again, it replaces. Raises BadValue, LeaseLost."""
-    rows = [{"trial_id": trial_id, "step": int(step), "train": _number("train loss", train), "twin": _number("twin loss", twin)}
+    rows = [{"trial_id": trial_id, "step": int(step), "train": number("train loss", train), "twin": number("twin loss", twin)}
             for step, (train, twin) in curve.items()]  # fmt: skip
     insert = _insert("loss_curves", ("trial_id", "step", "train", "twin"))
     with leases.translated(), store.engine.begin() as connection:
@@ -213,7 +175,7 @@ def record_curve(store: Store, trial_id: int, curve: Mapping[int, tuple[float, f
 def curve(store: Store, trial_id: int) -> dict[int, tuple[float, float]]:
     """What `record_curve` wrote, by step."""
     query = "SELECT step, train, twin FROM peft_pareto.loss_curves WHERE trial_id = :trial ORDER BY step"
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         return {step: (train, twin) for step, train, twin in connection.execute(text(query), {"trial": trial_id})}
 
 
@@ -229,15 +191,15 @@ def record_references(
 ) -> References:
     """Scores of the base and of real pictures. The first writer wins; gives what is stored. Raises BadValue."""
     given = {
-        "q_base": _number("q_base", q_base),
-        "q_real": _number("q_real", q_real),
-        "m_base": _number("m_base", m_base),
-        "scores": {name: [_number(name, one) for one in score] for name, score in scores.items()},
+        "q_base": number("q_base", q_base),
+        "q_real": number("q_real", q_real),
+        "m_base": number("m_base", m_base),
+        "scores": {name: [number(name, one) for one in score] for name, score in scores.items()},
         "base": base,
     }
-    with leases.translated(), store.engine.begin() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         query = "SELECT * FROM peft_pareto.record_references(:study, CAST(:given AS jsonb))"
-        row = connection.execute(text(query), {"study": study_id, "given": _dumped(given)}).one_or_none()
+        row = connection.execute(text(query), {"study": study_id, "given": dumped(given)}).one_or_none()
     if row is None:
         raise BadValue(f"study {study_id} is not registered: call results.register first")
     return _references(row)
@@ -246,31 +208,21 @@ def record_references(
 def references(store: Store, study_id: int) -> References | None:
     """The stored references, None until somebody has measured them."""
     query = "SELECT * FROM peft_pareto.studies WHERE study_id = :id AND reference_scores IS NOT NULL"
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         row = connection.execute(text(query), {"id": study_id}).one_or_none()
     return None if row is None else _references(row)
-
-
-def find_duplicate(store: Store, study_id: int, hash: str, trial_id: int) -> int | None:
-    """Number of another trial with this candidate that is finished, running, or failed by the candidate's own fault.
-
-    Of two running trials with one candidate only the one that was recorded later is the duplicate.
-    """
-    with leases.translated(), store.engine.connect() as connection:
-        query = "SELECT peft_pareto.duplicate_of(:study, :hash, :trial)"
-        return connection.scalar(text(query), {"study": study_id, "hash": hash, "trial": trial_id})
 
 
 def joint_reward(store: Store, study_id: int, q: float, m: float) -> float | None:
     """The reward of quality q and memorization m by the study's references; None until its yardstick is finished,
     or if the references leave no room (sql/front.sql)."""
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         query = "SELECT peft_pareto.joint_reward(CAST(:study AS integer), :q, :m)"
-        return connection.scalar(text(query), {"study": study_id, "q": _number("q", q), "m": _number("m", m)})
+        return connection.scalar(text(query), {"study": study_id, "q": number("q", q), "m": number("m", m)})
 
 
 def front(store: Store, study_name: str) -> list[dict[str, Any]]:
-    """The rows of the view pareto_front for this study, by trial number. Raises UnknownStudy."""
+    """The rows of the view pareto_front for this study, one a point, by trial number and steps. Raises UnknownStudy."""
     return _view(store, "pareto_front", study_name)
 
 
@@ -279,10 +231,15 @@ def trials(store: Store, study_name: str) -> list[dict[str, Any]]:
     return _view(store, "trial_scores", study_name)
 
 
+def rungs(store: Store, study_name: str) -> list[dict[str, Any]]:
+    """The rows of the view rung_scores for this study, by trial number and steps. Raises UnknownStudy."""
+    return _view(store, "rung_scores", study_name)
+
+
 def study_names(store: Store) -> tuple[str, ...]:
     """Names of the registered studies, the newest first."""
     query = "SELECT study_name FROM peft_pareto.studies s JOIN studies o USING (study_id) ORDER BY s.created_at DESC"
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         return tuple(connection.scalars(text(query)))
 
 
@@ -290,10 +247,10 @@ def progress(store: Store, study_id: int) -> Progress:
     """Counts, running trials, size of the front and mean duration, for the display."""
     counts = leases.counts(store, study_id)
     mean = (
-        "SELECT avg(c.seconds) FROM peft_pareto.candidates c JOIN trials t USING (trial_id) "
-        "WHERE c.study_id = :id AND t.state IN ('COMPLETE', 'PRUNED')"
+        "SELECT avg(seconds) FROM (SELECT max(r.seconds) AS seconds FROM peft_pareto.rungs r JOIN trials t USING (trial_id) "
+        "WHERE r.study_id = :id AND t.state IN ('COMPLETE', 'PRUNED') GROUP BY r.trial_id) AS finished"
     )
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         rows = connection.execute(text("SELECT * FROM peft_pareto.running(:id)"), {"id": study_id}).all()
         size = connection.scalar(text("SELECT count(*) FROM peft_pareto.front_of(:id)"), {"id": study_id})
         seconds = connection.scalar(text(mean), {"id": study_id})
@@ -303,7 +260,7 @@ def progress(store: Store, study_id: int) -> Progress:
 def record_artifact(store: Store, trial_id: int, kind: str, path: str) -> None:
     """Notes a file that the trial has written ("weights", "picture", …). Raises LeaseLost."""
     row = {"trial_id": trial_id, "kind": kind, "path": path}
-    with leases.translated(), store.engine.begin() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         connection.execute(text(_insert("artifacts", row) + " ON CONFLICT DO NOTHING"), row)
 
 
@@ -314,7 +271,7 @@ def artifacts(store: Store, study_id: int, kind: str) -> dict[int, list[str]]:
         "WHERE t.study_id = :id AND a.kind = :kind ORDER BY t.number, a.path"
     )
     found: dict[int, list[str]] = {}
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         for number, path in connection.execute(text(query), {"id": study_id, "kind": kind}):
             found.setdefault(number, []).append(path)
     return found
@@ -322,7 +279,7 @@ def artifacts(store: Store, study_id: int, kind: str) -> dict[int, list[str]]:
 
 def forget_artifact(store: Store, path: str) -> None:
     """Removes the note of a file that was deleted; anybody may, also after the trial's end."""
-    with leases.translated(), store.engine.begin() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         connection.execute(text("DELETE FROM peft_pareto.artifacts WHERE path = :path"), {"path": path})
 
 
@@ -330,7 +287,7 @@ def _view(store: Store, view: str, study_name: str) -> list[dict[str, Any]]:
     names = study_names(store)
     if study_name not in names:
         raise UnknownStudy(study_name, names)
-    with leases.translated(), store.engine.connect() as connection:
+    with leases.translated(), store.at_once.connect() as connection:
         rows = connection.execute(text(f"SELECT * FROM {view} WHERE study = :name"), {"name": study_name})
         return [dict(row) for row in rows.mappings()]
 
@@ -361,28 +318,3 @@ def _place(settings: Mapping[str, Any], name: str) -> str:
 def _insert(table: str, columns: Iterable[str]) -> str:
     names = tuple(columns)
     return f"INSERT INTO peft_pareto.{table} ({', '.join(names)}) VALUES ({', '.join(':' + name for name in names)})"
-
-
-def _dumped(value: Any) -> str:
-    # jsonb can hold no NUL character.
-    return json.dumps(value, allow_nan=False).replace("\\u0000", "")
-
-
-def _as_stored(value: Any) -> Any:
-    """The value as it comes back from jsonb: tuples are lists, keys are text."""
-    try:
-        return json.loads(_dumped(value))
-    except (TypeError, ValueError) as error:
-        raise BadValue(f"settings cannot be stored as JSON: {error}; use plain values") from error
-
-
-def _number(name: str, value: Any) -> float:
-    # psycopg2 writes a numpy.float64 as `np.float64(…)`, which is not SQL.
-    number = float(value)
-    if not math.isfinite(number):
-        raise BadValue(f"{name}={number} must be a finite number: settle the trial as failed instead")
-    return number
-
-
-def _bound(name: str, value: Any) -> float | None:
-    return None if value is None else _number(f"bound of {name}", value)

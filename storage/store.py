@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import Engine
@@ -25,6 +26,11 @@ class Store:
     engine: Engine
     optuna: RDBStorage
     worker: str | None
+
+    @cached_property
+    def at_once(self) -> Engine:
+        """The same connections, on which each statement is a transaction of its own: one message to the server and back, not three."""
+        return self.engine.execution_options(isolation_level="AUTOCOMMIT")
 
     def close(self) -> None:
         """Gives all idle connections back to the server."""

@@ -17,7 +17,7 @@ TOP_LEVEL = {"pyproject.toml", "hpo", "trainers", "metrics", "storage", "docker-
              "docs", ".ci", "LICENSE", "CITATION.cff", ".gitignore", ".dockerignore"}
 MACHINE_PATH = re.compile(r"(?<![\w.~$}])/(?:" + "|".join(("work", "home", "root", "Users", "tmp")) + r")/\w|[A-Z]:\\Users")
 CONTAINER = ("Dockerfile", "docker-compose")  # what such files name are paths of a container
-BINARY = {".png", ".jpg", ".jpeg", ".gif", ".safetensors", ".gz", ".zip", ".ico"}
+BINARY = {".png", ".jpg", ".jpeg", ".gif", ".safetensors", ".gz", ".zip", ".ico", ".npz"}
 LIGHT = ("hpo.settings", "hpo.launch", "storage", "metrics.scores")
 
 

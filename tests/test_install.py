@@ -16,7 +16,7 @@ import pytest
 PACKAGES = ("hpo", "metrics", "storage", "trainers")
 SOURCES = ("pyproject.toml", "README.md", "LICENSE")
 LONGEST = 400.0  # seconds that a command may take
-SMALL = ("--trials", "1", "--steps", "2", "--train-images", "12", "--generated", "20", "--sampling-steps", "2", "--workers", "1")
+SMALL = ("--trials", "1", "--steps", "2", "--rungs", "1", "--train-images", "12", "--generated", "20", "--sampling-steps", "2", "--workers", "1")
 
 
 def pip(*arguments: str | Path, cwd: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trainers.units import REGIONS
@@ -105,6 +105,11 @@ class Candidate:
         if len({(part["rank"], part["alpha"]) for part in canonical["parts"]}) == 1:  # then no part wins over another
             canonical["parts"] = in_order(canonical["parts"])
         return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()[:HASH_DIGITS]
+
+    @property
+    def root(self) -> str:
+        """Hash without the number of steps: what all rungs of one training have in common."""
+        return replace(self, steps=0).hash
 
     @property
     def words(self) -> str:

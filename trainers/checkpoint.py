@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from trainers.candidate import Candidate
 from trainers.errors import BadModel
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 SHORT = 16  # hex digits of a hash in messages
 FULL = "fp32"
+UNFINISHED = ".unfinished"  # ends the name of a file that is being written
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def write_whole(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, 
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
+    unfinished = path.with_name(f"{path.name}.{uuid4().hex}{UNFINISHED}")  # two that write the same, one after a long sleep, must not share a file
     try:
         save_file(tensors, unfinished, metadata=header)
         with unfinished.open("rb") as stream:

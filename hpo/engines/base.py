@@ -8,15 +8,16 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from hpo.errors import SearchError
+from storage.errors import StorageError
 
 if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.study import Ended, Search
 
 Watch = Callable[[], None]
+GRAIN = 10_000  # Ray counts ten-thousandths of a CPU or GPU
 STOP_SECONDS = 20.0  # for workers to give their trials back
-MOST_QUICK_DEATHS = 3  # of workers that died within QUICK_SECONDS of their start: more would be a loop
-QUICK_SECONDS = 60.0
+MOST_DEATHS = 3  # of workers beyond one of each, while no trial gets to a rung: more would be a loop
 
 
 class Engine(ABC):
@@ -35,23 +36,49 @@ class Engine(ABC):
         """BadSetting for what this engine cannot do here, as far as can be seen before anything is started."""
 
     @abstractmethod
+    def places(self, settings: Settings) -> int:
+        """How many trials it would run at a time on this machine."""
+
+    @abstractmethod
     def run(self, search: Search, url: str, watch: Watch) -> Ended:
         """Run trials of the study, which is registered already, until it has ended. url: of its store, for the workers."""
 
 
 class Deaths:
-    """Counts workers that died, and gives up when they do nothing else. `most` deaths in all are borne."""
+    """Counts workers that died, and gives up when they do nothing else: a machine that kills workers all the time, but lets trials get on, is borne.
 
-    def __init__(self, most: int):
-        self.most, self.quick, self.all = most, 0, 0
+    workers: how many there are at a time. evaluated: how many rungs of the study are evaluated by now.
+    """
+
+    def __init__(self, workers: int, evaluated: Callable[[], int]):
+        self.most, self.evaluated, self.in_vain, self.rungs = workers + MOST_DEATHS, evaluated, 0, None
 
     def note(self, lived: float, last_words: str) -> None:
         """A worker died after `lived` seconds. Raises SearchError if there is no use in starting another."""
-        self.all += 1
-        self.quick += lived < QUICK_SECONDS
-        if self.quick > MOST_QUICK_DEATHS or self.all > self.most:
-            raise SearchError(f"{self.all} workers died, the last one after {lived:.0f} s: {last_words}; "
-                              "mend that and run the same command again, finished trials are kept")
+        try:
+            rungs = self.evaluated()
+        except StorageError:  # it is away: that is no sign of life
+            rungs = self.rungs
+        self.in_vain = self.in_vain + 1 if rungs == self.rungs else 1
+        self.rungs = rungs
+        if self.in_vain > self.most:
+            raise SearchError(f"{self.in_vain} workers died while no trial got on, the last one after {lived:.0f} s: {last_words}; "
+                              "mend that and run the same command again, evaluated rungs are kept")
+
+
+def trials_a_gpu(share: float) -> int:
+    """How many trials that take such a share, at most 1, fit on one GPU."""
+    return int(GRAIN / max(round(share * GRAIN), 1))
+
+
+def places_on(gpus: float, share: float) -> int:
+    """How many trials fit on so many GPUs, each taking a share of one or several whole ones: no share is split between two."""
+    return int(gpus) * trials_a_gpu(share) if share <= 1 else int(gpus / share)
+
+
+def fitting_share(gpus: int, trials: int) -> float:
+    """The largest --gpus-per-trial with which so many trials fit on so many GPUs."""
+    return int(GRAIN / -(-trials // gpus)) / GRAIN
 
 
 def threads_for(workers: int) -> int:

@@ -10,15 +10,18 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from hpo import home
 from hpo.command import USAGE
-from hpo.engines.base import STOP_SECONDS, Deaths, Engine, Watch, cores, threads_for
+from hpo.engines.base import STOP_SECONDS, Deaths, Engine, Watch, cores, fitting_share, threads_for
 from hpo.errors import BadSetting, SearchError
 from hpo.settings import Settings
-from hpo.study import Ended, Search, most_failures
+from hpo.study import Ended, Search
 from hpo.worker import STORAGE_VARIABLE
+from storage import standing
+from storage.retrying import PATIENCE_SECONDS, retrying
 
 log = logging.getLogger(__name__)
 
@@ -86,16 +89,24 @@ class Local(Engine):
     name = "local"
 
     def check(self, settings: Settings) -> None:
-        gpus(settings.device)
+        devices = gpus(settings.device)
+        if devices and settings.workers is not None and settings.workers > len(devices):
+            shared = (f"share them out with --engine ray --gpus-per-trial {fitting_share(len(devices), settings.workers):g}, or "
+                      if devices[0].startswith("cuda") else "")
+            raise BadSetting(f"--workers {settings.workers}: there {'is 1 GPU' if len(devices) == 1 else f'are {len(devices)} GPUs'}, and each worker of the local "
+                             f"engine takes a whole one; {shared}take at most {len(devices)}")
+
+    def places(self, settings: Settings) -> int:
+        return settings.workers or min(default_workers(gpus(settings.device)), settings.trials)
 
     def run(self, search: Search, url: str, watch: Watch) -> Ended:
         settings = search.settings
         devices = gpus(settings.device) or ["cpu"]
-        count = settings.workers or min(default_workers([] if devices == ["cpu"] else devices), settings.trials)
+        count = self.places(settings)
         threads = threads_for(count)
         logs = home.study_folder(settings.out, settings.study) / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        deaths = Deaths(most_failures(settings.trials))
+        deaths = Deaths(count, partial(standing.rung_count, search.store, search.id))
         workers: list[WorkerProcess] = []
         watched = -math.inf
         try:
@@ -106,7 +117,7 @@ class Local(Engine):
                     workers.remove(worker)
                     if worker.process.returncode == USAGE:
                         raise SearchError(worker.last_line().removeprefix("error: "))
-                    if worker.process.returncode in (0, 1) and search.state() is not None:  # 1 is an unforeseen exception too
+                    if worker.process.returncode in (0, 1) and retrying(search.state) is not None:  # 1 is an unforeseen exception too
                         continue
                     log.warning("a worker died (status %s), starting another; its log is %s", worker.process.returncode, worker.log_file)
                     deaths.note(time.monotonic() - worker.started, f"{worker.last_line()} (log: {worker.log_file})")
@@ -117,10 +128,11 @@ class Local(Engine):
                 time.sleep(LOOK_SECONDS)
         finally:
             self.stop(workers)
-        return search.state() or Ended(1, "the study has not ended, though all workers have")
+        return retrying(search.state) or Ended(1, "the study has not ended, though all workers have")
 
     def start(self, settings: Settings, url: str, device: str, threads: int, log_file: Path) -> WorkerProcess:
-        command = [sys.executable, "-m", "hpo.worker", f"--study={settings.study}", "--device", device, "--threads", str(threads), "--with-parent"]
+        command = [sys.executable, "-m", "hpo.worker", f"--study={settings.study}", "--device", device, "--threads", str(threads), "--with-parent",
+                   f"--wait={PATIENCE_SECONDS:g}"]  # launch has met the store: if it does not answer now, it restarts
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", STORAGE_VARIABLE: url}
         with log_file.open("a") as stream:
             # Its own session, so that Ctrl-C reaches launch alone, which then stops its workers in order.

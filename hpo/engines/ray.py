@@ -7,27 +7,32 @@ import logging
 import math
 import os
 import shutil
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from hpo import home
-from hpo.engines.base import STOP_SECONDS, Deaths, Engine, Watch, cores, threads_for
+from hpo.engines.base import GRAIN, STOP_SECONDS, Deaths, Engine, Watch, cores, fitting_share, places_on, threads_for
 from hpo.engines.local import default_workers, gpus
 from hpo.engines.ray_actors import Bell, StudyTrial
 from hpo.errors import BadSetting, SearchError
 from hpo.settings import Settings
-from hpo.study import Ended, Search, most_failures
-from storage import leases, results
+from hpo.study import Ended, Search
+from storage import leases, results, standing
 from storage.errors import StorageError
+from storage.retrying import retrying
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0  # between looks at the study for the display, or when nothing may start
-GRAIN = 10_000  # Ray counts ten-thousandths of a CPU or GPU
 OBJECT_STORE_BYTES = 100 << 20  # what passes through it here is a few hundred bytes
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray would send statistics of use to its makers
@@ -38,7 +43,7 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # four files a trial that repeat what Postgres has
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: it gives trials back
 }
-START_RAY = "start one with ray start --head, or leave the flag out"
+START_RAY = "start one with ray start --head, give launch its RAY_AUTH_MODE and token, or leave the flag out"
 ANSWER_SECONDS = 5.0
 MAX_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"  # how many actors start at the same time; 1 if Tune is not told
 
@@ -63,9 +68,15 @@ def shares_of(settings: Settings, available: dict[str, float], is_cluster: bool)
     share = 0.0 if kind == "cpu" else settings.gpus_per_trial
     if share > gpu_count:
         raise BadSetting(f"--gpus-per-trial {share:g}: Ray has {gpu_count:g} GPUs here, so no trial could ever start; lower it, or take --device cpu")
+    places = places_on(gpu_count, share) if share else 0
+    if share and settings.workers is not None and settings.workers > places:
+        fits = fitting_share(int(gpu_count), settings.workers)
+        raise BadSetting(f"--workers {settings.workers} --gpus-per-trial {share:g}: only {places} fit on {gpu_count:g} GPUs; "
+                         f"lower --gpus-per-trial to {fits:g}, or take at most {places} workers")
     if cpu_count <= 0:
         raise BadSetting("--engine ray: Ray has no CPU here, so no trial could ever start; add a machine with CPUs to the cluster")
-    places = int(gpu_count / share) if share else int(cpu_count) if is_cluster else default_workers([])
+    if not share:
+        places = int(cpu_count) if is_cluster else default_workers([])
     most = settings.workers or min(max(places, 1), settings.trials)
     if is_cluster:  # whose machines may be of different sizes
         return Shares(most, min(1.0, cpu_count), share, 1, kind)
@@ -189,18 +200,22 @@ class Ray(Engine):
             check_address(settings.ray_address)
             check_reachable_store(settings)
         else:
-            gpus(settings.device)
+            shares_of(settings, {"CPU": float(cores()), "GPU": float(len(gpus(settings.device)))}, is_cluster=False)
+
+    def places(self, settings: Settings) -> int:
+        devices = gpus(settings.device)
+        return settings.workers or min(places_on(len(devices), settings.gpus_per_trial) if devices else default_workers([]), settings.trials)
 
     def run(self, search: Search, url: str, watch: Watch) -> Ended:
         import ray
         from ray import tune
 
         settings = search.settings
-        folder = home.study_folder(settings.out, settings.study).absolute() / "ray"  # on a cluster, on a disk that all machines see
+        folder = own_folder(home.study_folder(settings.out, settings.study).absolute())  # on a cluster, on a disk that all machines see
         with connected(settings.ray_address) as available:
             shares = shares_of(settings, available, settings.ray_address is not None)
             bell = ray.remote(num_cpus=0)(Bell).remote()
-            run = Run(search, watch, bell, shares.most, Deaths(most_failures(settings.trials)))
+            run = Run(search, watch, bell, shares.most, Deaths(shares.most, partial(standing.rung_count, search.store, search.id)))
             given = {"url": url, "study": settings.study, **asdict(shares), "home": os.environ.get(home.HOME_VARIABLE)}
             trainable = tune.with_resources(tune.with_parameters(StudyTrial, given=given, bell=bell), {"cpu": shares.cpus, "gpu": shares.gpus})
             os.environ[MAX_PENDING] = str(shares.most)
@@ -216,7 +231,16 @@ class Ray(Engine):
                 shutil.rmtree(folder, ignore_errors=True)
         if run.problem is not None:
             raise run.problem
-        return search.state() or Ended(1, "the study has not ended, though Ray has")
+        return retrying(search.state) or Ended(1, "the study has not ended, though Ray has")
+
+
+def own_folder(study: Path) -> Path:
+    """Where Tune writes for this launch alone, since several may run one study; those of launches on this machine that were killed are deleted."""
+    host = socket.gethostname()
+    for left in study.glob(f"ray-{host}-*"):
+        if not psutil.pid_exists(int(left.name.rpartition("-")[2])):
+            shutil.rmtree(left, ignore_errors=True)
+    return study / f"ray-{host}-{os.getpid()}"
 
 
 @contextlib.contextmanager
@@ -226,9 +250,12 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
 
     former = {name: os.environ.get(name) for name in (*ENVIRONMENT, MAX_PENDING)}
     os.environ.update(ENVIRONMENT)
+    asked_to_stop = signal.getsignal(signal.SIGTERM)
     own = {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **({} if address else own))
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, asked_to_stop)  # Ray's own ends this process at once, and no trial is given back
         for name in ("ray", "ray.tune"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         yield ray.cluster_resources()

@@ -37,9 +37,10 @@ class Bell:
 
 
 class StudyTrial(tune.Trainable):
-    """Joins the study once, and then runs one of its trials per Tune trial: the base model stays loaded.
+    """Joins the study once, and then runs one of its trials per Tune trial, a rung a step: the base model stays loaded.
 
-    A result has `refused` if this worker cannot take part, in the words for the user.
+    A result is a rung's: it has the study's `trial` and its `steps`. The last one is also `done` and has the trial's `outcome`, as `run_trial` gives it; and
+    `refused` if this worker cannot take part, in the words for the user.
     """
 
     def setup(self, config: dict[str, Any], given: dict[str, Any], bell: Any) -> None:
@@ -48,7 +49,8 @@ class StudyTrial(tune.Trainable):
         if given["home"] is not None:
             os.environ[home.HOME_VARIABLE] = given["home"]
         stopping.on_signals(STOP_SIGNAL)
-        threading.Thread(target=listen, args=(bell,), name="bell", daemon=True).start()
+        self.stepping, self.worker = threading.Lock(), None
+        threading.Thread(target=self.listen, args=(bell,), name="bell", daemon=True).start()
         log_to_stderr()
         self.refused = None
         try:
@@ -66,14 +68,33 @@ class StudyTrial(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        try:
-            if self.refused is None and not stopping.requested.is_set():
-                self.worker.turn()
-        except OUR_ERRORS as error:
-            self.refused = one_line(error)
-        except Stopped:
-            pass
-        return {"done": True, "refused": self.refused}
+        from hpo.worker import Over, Rung
+
+        done = None
+        with self.stepping:
+            try:
+                if self.refused is None and self.worker is not None:
+                    done = self.worker.turn()
+            except OUR_ERRORS as error:
+                self.refused = one_line(error)
+            except Stopped:
+                pass
+        reached = {"trial": done.trial, "steps": done.steps} if isinstance(done, (Rung, Over)) else {}
+        ended = {"outcome": done.outcome} if isinstance(done, Over) else {}
+        return {"done": not isinstance(done, Rung), "refused": self.refused, **reached, **ended}
+
+    def listen(self, bell: Any) -> None:
+        """Have this process stop once the bell is rung: at once while it runs, by the signal; between two rungs from here, since Ray keeps the main thread
+        outside Python then, where no signal is handled."""
+        import ray
+
+        while not ray.get(bell.is_rung.remote()):
+            time.sleep(LISTEN_SECONDS)
+        stopping.requested.set()
+        signal.pthread_kill(threading.main_thread().ident, STOP_SIGNAL)
+        with self.stepping:
+            if self.worker is not None:
+                self.worker.give_back()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: what a trial needs to go on is in Postgres."""
@@ -81,11 +102,3 @@ class StudyTrial(tune.Trainable):
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Nothing: see `save_checkpoint`."""
 
-
-def listen(bell: Any) -> None:
-    """Ask this process to stop once the bell is rung."""
-    import ray
-
-    while not ray.get(bell.is_rung.remote()):
-        time.sleep(LISTEN_SECONDS)
-    signal.pthread_kill(threading.main_thread().ident, STOP_SIGNAL)

@@ -68,11 +68,11 @@ class Trained:
         self.unet = unet_on_meta(model)
         self.units = walk(self.unet)
 
-    def check(self, candidate: Candidate) -> None:
-        """Raises BadSelection for a candidate that cannot be trained."""
+    def check(self, candidate: Candidate) -> int:
+        """Elements that it trains. Raises BadSelection for a candidate that cannot be trained."""
         chosen = method(candidate.method)
         chosen.check(candidate)
-        chosen.count(self.unet, self.units, candidate)
+        return chosen.count(self.unet, self.units, candidate)
 
     def reason(self, candidate: Candidate) -> str | None:
         """Why it cannot be."""
@@ -110,12 +110,12 @@ class Space(ABC):
         """At least the answers that would give this candidate, if any do. Raises LookupError where it is sure that none do."""
         raise LookupError(f"space {self.name} cannot tell answers from candidates")
 
-    def parameters(self, candidate: Candidate, bounds: Bounds) -> dict[str, Any]:
-        """The answers that give exactly this candidate, so that a baseline teaches the sampler too; empty if none do."""
+    def fixed(self, candidate: Candidate, bounds: Bounds) -> FixedTrial | None:
+        """A trial whose answers give exactly this candidate, so that a baseline teaches the sampler too; None if none do."""
         try:
             trial = FixedTrial(self.answers(candidate, bounds))
             with warnings.catch_warnings():
                 warnings.simplefilter("error", UserWarning)  # Optuna's on a value that is out of range
-                return trial.params if self.propose(trial, bounds) == candidate else {}
+                return trial if self.propose(trial, bounds) == candidate else None
         except (LookupError, ValueError, UserWarning):
-            return {}
+            return None

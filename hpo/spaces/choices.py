@@ -115,9 +115,5 @@ def suggest_rate(trial: Any, name: str, rates: tuple[float, float]) -> float:
 
 
 def suggest_steps(trial: Any, steps: Iterable[int]) -> int:
-    """One of these numbers; a whole range if they are equally spaced, so that the sampler knows their order."""
-    grid = sorted(set(steps))
-    gaps = {after - before for before, after in zip(grid, grid[1:])}
-    if len(gaps) > 1:
-        return trial.suggest_categorical("steps", grid)
-    return trial.suggest_int("steps", grid[0], grid[-1], step=min(gaps, default=1))
+    """One of these numbers, mostly the study's rungs."""
+    return trial.suggest_categorical("steps", sorted(set(steps)))

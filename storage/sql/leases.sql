@@ -1,19 +1,26 @@
 -- The life of a trial, as the database enforces it, in studies that are in peft_pareto.studies. Others are left alone.
 --
---   (nothing) -- enqueued -> WAITING    by anybody
---   (nothing) -- started  -> RUNNING    by a worker, if finished + running < studies.trials; it gets the lease
---   WAITING   -- started  -> RUNNING    the same
---   WAITING   -- withdrawn-> FAIL       by anybody
---   RUNNING   -- heartbeat, settled -> RUNNING   by the holder while the lease has not run out
---   RUNNING   -- told     -> COMPLETE, PRUNED    by the holder in time, lease settled as 'finished'
---   RUNNING   -- told     -> FAIL       by the holder in time, lease settled as 'failed', 'duplicate' or 'released'
---   RUNNING   -- expired  -> FAIL       by anybody, through peft_pareto.expire(), once the lease has run out
+--   (nothing) -- enqueued   -> WAITING   by anybody
+--   (nothing) -- started    -> RUNNING   by a named worker, if finished + running < studies.trials; lease to it
+--   (nothing) -- refused    -> FAIL      outcome duplicate | infeasible: a proposal that was never run, in one go; counts
+--                                        neither as finished, running nor failed
+--   WAITING   -- taken up   -> RUNNING   by a named worker, the same admission; lease to the taker
+--   WAITING   -- withdrawn  -> FAIL      by anybody, if it was never taken up
+--   RUNNING   -- heartbeat, rung -> RUNNING   by the holder in time; a NEW rung resets losses to 0
+--   RUNNING   -- told       -> COMPLETE | PRUNED (outcome finished), FAIL (failed, or, of an enqueued trial that turned
+--                              out so, duplicate | infeasible)     by the holder in time
+--   RUNNING   -- left       -> WAITING   by the holder in time: released (not counted), or for a reason (a loss)
+--   RUNNING   -- expired    -> WAITING   by anybody, once the lease has run out by the server's clock; a loss
+--   RUNNING   -- left or expired, as the most_losses()th loss without a new rung -> FAIL   outcome failed
 --
--- COMPLETE, PRUNED and FAIL are ends. Order of locks, in every path: Optuna's study, trial, peft_pareto.studies, lease.
+-- COMPLETE, PRUNED and FAIL are ends. Outcomes 'expired' and 'released' are those of studies of before, where such
+-- trials failed. What the lease says comes first, then the trial follows in the same transaction; at COMMIT they agree.
+-- Order of locks, in every path: Optuna's study, trial, peft_pareto.studies, lease. A rung's record, which begins with
+-- peft_pareto.studies, locks no trial but against deletion.
 
--- Admission, at COMMIT (deferred): Optuna inserts an enqueued trial as RUNNING and makes it WAITING in one transaction.
--- Locks the row of peft_pareto.studies, so that two workers cannot both take the last place; the count that follows has
--- a newer snapshot than the lock (READ COMMITTED).
+-- Admission, at COMMIT if Optuna starts the trial (deferred: it inserts an enqueued trial as RUNNING and makes it WAITING
+-- in one transaction), at once in sql/trials.sql. Locks the row of peft_pareto.studies, so that two workers cannot both
+-- take the last place; the count that follows has a newer snapshot than the lock (READ COMMITTED).
 CREATE OR REPLACE FUNCTION peft_pareto.admit_trial() RETURNS trigger LANGUAGE plpgsql AS
 $$
 DECLARE
@@ -25,13 +32,14 @@ BEGIN
     IF NOT FOUND OR now_state = 'WAITING' OR NOT peft_pareto.is_ours(NEW.trial_id) THEN
         RETURN NULL;
     END IF;
+    IF now_state = 'FAIL' AND EXISTS (SELECT FROM peft_pareto.leases
+            WHERE trial_id = NEW.trial_id AND outcome IN ('duplicate', 'infeasible', 'failed')) THEN
+        RETURN NULL;
+    END IF;
     IF now_state <> 'RUNNING' THEN
         PERFORM peft_pareto.refuse(NEW.trial_id, 'a trial of this study cannot be added finished');
     END IF;
-    IF peft_pareto.worker() IS NULL THEN
-        RAISE EXCEPTION 'trial % cannot start without a worker', NEW.trial_id
-            USING ERRCODE = '23PP3', DETAIL = json_build_object('trial', NEW.trial_id)::text;
-    END IF;
+    PERFORM peft_pareto.demand_worker(NEW.trial_id);
     SELECT * INTO study FROM peft_pareto.studies WHERE study_id = NEW.study_id FOR NO KEY UPDATE;
     SELECT count(*) INTO taken FROM optuna.trials
         WHERE study_id = NEW.study_id AND state IN ('COMPLETE', 'PRUNED', 'RUNNING');
@@ -40,9 +48,12 @@ BEGIN
             USING ERRCODE = '23PP1',
                   DETAIL = json_build_object('study', study.study_id, 'trials', study.trials)::text;
     END IF;
-    INSERT INTO peft_pareto.leases (trial_id, study_id, worker, expires_at)
-        VALUES (NEW.trial_id, NEW.study_id, peft_pareto.worker(),
-                clock_timestamp() + make_interval(secs => study.lease_seconds));
+    INSERT INTO peft_pareto.leases (trial_id, study_id, worker, request, expires_at)
+        VALUES (NEW.trial_id, NEW.study_id, peft_pareto.worker(), nullif(current_setting('peft_pareto.request', true), ''),
+                clock_timestamp() + make_interval(secs => study.lease_seconds))
+        ON CONFLICT (trial_id) DO UPDATE
+            SET worker = excluded.worker, request = excluded.request, leased_at = excluded.leased_at,
+                heartbeat_at = excluded.heartbeat_at, expires_at = excluded.expires_at, left_by = NULL;
     RETURN NULL;
 END
 $$;
@@ -61,31 +72,27 @@ CREATE OR REPLACE FUNCTION peft_pareto.guard_trial() RETURNS trigger LANGUAGE pl
 $$
 DECLARE
     held peft_pareto.leases;
-    objection text;
+    why text;
 BEGIN
     IF NOT peft_pareto.is_ours(OLD.trial_id) THEN
         RETURN NEW;
     END IF;
-    IF NEW.trial_id <> OLD.trial_id OR NEW.study_id <> OLD.study_id THEN
-        PERFORM peft_pareto.refuse(OLD.trial_id, 'a trial cannot be moved');
-    ELSIF OLD.state IN ('COMPLETE', 'PRUNED', 'FAIL') THEN
-        PERFORM peft_pareto.refuse(OLD.trial_id, format('it is already %s', OLD.state));
-    ELSIF OLD.state = NEW.state OR (OLD.state = 'WAITING' AND NEW.state IN ('RUNNING', 'FAIL')) THEN
-        RETURN NEW;
-    ELSIF OLD.state = 'WAITING' THEN
-        PERFORM peft_pareto.refuse(OLD.trial_id, format('it was not started and cannot be %s', NEW.state));
-    END IF;
     SELECT * INTO held FROM peft_pareto.leases WHERE trial_id = OLD.trial_id;
-    IF NEW.state = 'WAITING' AND held IS NULL OR NEW.state = 'FAIL' AND held.outcome = 'expired' THEN
-        RETURN NEW;
-    END IF;
-    objection := coalesce(peft_pareto.objection(OLD.trial_id), CASE
+    why := CASE
+        WHEN NEW.trial_id <> OLD.trial_id OR NEW.study_id <> OLD.study_id THEN 'a trial cannot be moved'
+        WHEN OLD.state IN ('COMPLETE', 'PRUNED', 'FAIL') THEN format('it is already %s', OLD.state)
+        WHEN OLD.state = NEW.state THEN NULL
+        WHEN OLD.state = 'WAITING' AND NEW.state = 'RUNNING' THEN NULL
+        WHEN OLD.state = 'WAITING' AND NEW.state = 'FAIL' AND held.trial_id IS NULL THEN NULL
+        WHEN OLD.state = 'WAITING' AND NEW.state = 'FAIL' THEN 'it waits to be taken up again'
+        WHEN OLD.state = 'WAITING' THEN format('it was not started and cannot be %s', NEW.state)
+        WHEN NEW.state = 'WAITING' AND (held.trial_id IS NULL OR held.worker IS NULL AND held.outcome IS NULL) THEN NULL
         WHEN NEW.state IN ('COMPLETE', 'PRUNED') AND held.outcome = 'finished' THEN NULL
-        WHEN NEW.state = 'FAIL' AND held.outcome IN ('failed', 'duplicate', 'released') THEN NULL
-        ELSE format('its lease is settled as %s, which does not go with %s',
-                    coalesce(held.outcome, 'nothing yet'), NEW.state) END);
-    IF objection IS NOT NULL THEN
-        PERFORM peft_pareto.refuse(OLD.trial_id, objection);
+        WHEN NEW.state = 'FAIL' AND held.outcome IN ('failed', 'duplicate', 'infeasible') THEN NULL
+        ELSE coalesce(peft_pareto.objection(OLD.trial_id), format('its lease is settled as %s, which does not go with %s',
+            coalesce(held.outcome, 'nothing yet'), NEW.state)) END;
+    IF why IS NOT NULL THEN
+        PERFORM peft_pareto.refuse(OLD.trial_id, why);
     END IF;
     RETURN NEW;
 END
@@ -95,28 +102,76 @@ DROP TRIGGER IF EXISTS peft_pareto_guard ON optuna.trials;
 CREATE TRIGGER peft_pareto_guard BEFORE UPDATE ON optuna.trials
     FOR EACH ROW WHEN (OLD.* IS DISTINCT FROM NEW.*) EXECUTE FUNCTION peft_pareto.guard_trial();
 
--- Changes of a lease: by its holder in time, or to 'expired' after it has run out. The caller holds the row.
+-- Changes of a lease: by admission (a trigger, hence the depth), by its holder in time, or as a loss after it has run
+-- out. The caller holds the row.
 CREATE OR REPLACE FUNCTION peft_pareto.guard_lease() RETURNS trigger LANGUAGE plpgsql AS
 $$
 DECLARE
     state_now text;
-    in_time boolean := OLD.expires_at > clock_timestamp();
+    lost_again boolean;
+    why text;
 BEGIN
-    SELECT state INTO state_now FROM optuna.trials WHERE trial_id = OLD.trial_id;
-    PERFORM peft_pareto.refuse(OLD.trial_id, why) FROM (SELECT CASE
-        WHEN state_now <> 'RUNNING' THEN format('it is already %s', state_now)
-        WHEN NEW.trial_id <> OLD.trial_id OR NEW.worker <> OLD.worker THEN 'a lease cannot be handed on'
-        WHEN NEW.outcome = 'expired' AND in_time THEN format('its lease runs until %s', OLD.expires_at)
-        WHEN NEW.outcome = 'expired' THEN NULL
+    SELECT state INTO state_now FROM optuna.trials WHERE trial_id = NEW.trial_id;
+    IF TG_OP = 'INSERT' THEN
+        IF pg_trigger_depth() = 1 AND NOT (state_now = 'FAIL' AND coalesce(NEW.outcome IN ('duplicate', 'infeasible', 'failed'), false)
+                AND NEW.worker = peft_pareto.worker()) THEN
+            PERFORM peft_pareto.refuse(NEW.trial_id, 'a lease is given by starting the trial');
+        END IF;
+        RETURN NEW;
+    END IF;
+    lost_again := NEW.losses = OLD.losses + 1 AND CASE WHEN NEW.losses < peft_pareto.most_losses()
+        THEN NEW.worker IS NULL AND NEW.outcome IS NULL
+        ELSE NEW.worker = OLD.worker AND NEW.outcome = 'failed' END;
+    why := CASE
+        WHEN NEW.trial_id <> OLD.trial_id THEN 'a lease cannot be moved'
+        WHEN OLD.outcome IS NOT NULL THEN format('it is already %s', state_now)
+        WHEN OLD.worker IS NULL AND state_now = 'RUNNING' AND NEW.worker = peft_pareto.worker() AND NEW.outcome IS NULL
+             AND pg_trigger_depth() > 1 THEN NULL
+        WHEN OLD.worker IS NULL THEN 'nobody holds a lease on it'
+        WHEN NEW.worker <> OLD.worker THEN 'a lease cannot be handed on'
+        WHEN OLD.expires_at <= clock_timestamp() AND lost_again THEN NULL
         WHEN OLD.worker IS DISTINCT FROM peft_pareto.worker() THEN format('its lease belongs to %s', OLD.worker)
-        WHEN NOT in_time THEN format('its lease ran out at %s', OLD.expires_at) END AS why) AS found
-        WHERE why IS NOT NULL;
+        WHEN OLD.expires_at <= clock_timestamp() THEN format('its lease ran out at %s', OLD.expires_at)
+        WHEN NEW.outcome IS NULL AND NEW.losses > OLD.losses AND NOT lost_again THEN 'it was lost too often'
+        END;
+    IF why IS NOT NULL THEN
+        PERFORM peft_pareto.refuse(OLD.trial_id, why);
+    END IF;
     RETURN NEW;
 END
 $$;
 
-CREATE OR REPLACE TRIGGER guard BEFORE UPDATE ON peft_pareto.leases
+CREATE OR REPLACE TRIGGER guard BEFORE INSERT OR UPDATE ON peft_pareto.leases
     FOR EACH ROW EXECUTE FUNCTION peft_pareto.guard_lease();
+
+-- At COMMIT, a trial's state and its lease say the same, so that no path can leave a trial RUNNING that nobody holds.
+CREATE OR REPLACE FUNCTION peft_pareto.demand_agreement() RETURNS trigger LANGUAGE plpgsql AS
+$$
+DECLARE
+    found record;
+BEGIN
+    SELECT t.state::text AS state, l.worker, l.outcome INTO found
+        FROM optuna.trials t JOIN peft_pareto.leases l ON l.trial_id = t.trial_id WHERE t.trial_id = NEW.trial_id;
+    IF found.state <> ALL (CASE
+            WHEN found.outcome = 'finished' THEN ARRAY['COMPLETE', 'PRUNED']
+            WHEN found.outcome IS NOT NULL THEN ARRAY['FAIL']
+            WHEN found.worker IS NULL THEN ARRAY['WAITING']
+            ELSE ARRAY['RUNNING'] END) THEN
+        PERFORM peft_pareto.refuse(NEW.trial_id, format('it is %s, which does not go with its lease (worker %s, outcome %s)',
+            found.state, coalesce(found.worker, '(none)'), coalesce(found.outcome, '(none)')));
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+DROP TRIGGER IF EXISTS agree_new ON peft_pareto.leases;
+CREATE CONSTRAINT TRIGGER agree_new AFTER INSERT ON peft_pareto.leases
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION peft_pareto.demand_agreement();
+DROP TRIGGER IF EXISTS agree ON peft_pareto.leases;
+CREATE CONSTRAINT TRIGGER agree AFTER UPDATE ON peft_pareto.leases
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+    WHEN (OLD.worker IS DISTINCT FROM NEW.worker OR OLD.outcome IS DISTINCT FROM NEW.outcome)
+    EXECUTE FUNCTION peft_pareto.demand_agreement();
 
 -- What a trial has written belongs to its holder; rows go only together with their trial. Weights and pictures may be
 -- deleted later, when the trial is no longer on the front. Locks the lease FOR SHARE.
@@ -138,6 +193,8 @@ END
 $$;
 
 CREATE OR REPLACE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON peft_pareto.scores
+    FOR EACH ROW EXECUTE FUNCTION peft_pareto.guard_rows();
+CREATE OR REPLACE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON peft_pareto.rungs
     FOR EACH ROW EXECUTE FUNCTION peft_pareto.guard_rows();
 CREATE OR REPLACE TRIGGER guard BEFORE INSERT OR UPDATE OR DELETE ON peft_pareto.loss_curves
     FOR EACH ROW EXECUTE FUNCTION peft_pareto.guard_rows();
@@ -168,62 +225,36 @@ BEGIN
 END
 $$;
 
--- Says how the trial ends, right before Optuna is told; extends the lease so that telling is in time. Locks the lease.
-CREATE OR REPLACE FUNCTION peft_pareto.settle(trial integer, how text, why text, own boolean) RETURNS void
-    LANGUAGE plpgsql AS
-$$
-BEGIN
-    IF how = 'expired' THEN
-        PERFORM peft_pareto.refuse(trial, 'only peft_pareto.expire() settles a lease as expired');
-    END IF;
-    PERFORM peft_pareto.heartbeat(trial, NULL);
-    UPDATE peft_pareto.leases
-        SET outcome = how, reason = why, own_cause = own, settled_at = clock_timestamp() WHERE trial_id = trial;
-END
-$$;
-
--- Fails the study's trials whose lease has run out by the server's clock; gives their numbers. Locks trials and leases,
--- but skips those that are locked (their holder is writing, or another worker is here too), so that it never waits.
-CREATE OR REPLACE FUNCTION peft_pareto.expire(study integer) RETURNS SETOF integer LANGUAGE plpgsql AS
-$$
-DECLARE
-    late record;
-BEGIN
-    FOR late IN
-        SELECT t.trial_id, t.number, l.worker, l.heartbeat_at
-            FROM optuna.trials t JOIN peft_pareto.leases l ON l.trial_id = t.trial_id
-            WHERE t.study_id = study AND t.state = 'RUNNING' AND l.expires_at <= clock_timestamp()
-            ORDER BY t.trial_id FOR UPDATE OF t, l SKIP LOCKED
-    LOOP
-        UPDATE peft_pareto.leases
-            SET outcome = 'expired', own_cause = false, settled_at = clock_timestamp(),
-                reason = format('worker %s was last heard of at %s', late.worker, late.heartbeat_at)
-            WHERE trial_id = late.trial_id;
-        UPDATE optuna.trials SET state = 'FAIL', datetime_complete = timezone('UTC', clock_timestamp())
-            WHERE trial_id = late.trial_id;
-        RETURN NEXT late.number;
-    END LOOP;
-END
-$$;
-
--- One row: how many trials are where. A withdrawn WAITING trial (FAIL without a lease) counts nowhere.
--- duplicates_in_a_row: duplicates since the last trial that was settled otherwise by its worker. Locks nothing.
+-- One row: how many trials are where. A withdrawn trial (FAIL without a lease) counts nowhere.
+-- duplicates_in_a_row, infeasible_in_a_row: such proposals since the last trial that was run. Locks nothing.
 CREATE OR REPLACE FUNCTION peft_pareto.counts(study integer) RETURNS TABLE (
-    trials integer, finished bigint, running bigint, waiting bigint, failed bigint, duplicates bigint, expired bigint,
-    released bigint, duplicates_in_a_row bigint) LANGUAGE sql STABLE AS
+    trials integer, finished bigint, stopped bigint, running bigint, waiting bigint, failed bigint, duplicates bigint,
+    infeasible bigint, expired bigint, released bigint, duplicates_in_a_row bigint, infeasible_in_a_row bigint, overdue boolean)
+    LANGUAGE sql STABLE AS
 $$
-    WITH rows AS (SELECT t.number, t.state, l.outcome FROM optuna.trials t
-                  LEFT JOIN peft_pareto.leases l ON l.trial_id = t.trial_id WHERE t.study_id = study),
-    last AS (SELECT coalesce(max(number), -1) AS number FROM rows
-             WHERE state IN ('COMPLETE', 'PRUNED') OR state = 'FAIL' AND outcome = 'failed')
-    SELECT s.trials,
-           count(*) FILTER (WHERE state IN ('COMPLETE', 'PRUNED')),
-           count(*) FILTER (WHERE state = 'RUNNING'),
-           count(*) FILTER (WHERE state = 'WAITING'),
-           count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'failed'),
-           count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'duplicate'),
-           count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'expired'),
-           count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'released'),
-           count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'duplicate' AND rows.number > last.number)
-        FROM peft_pareto.studies s CROSS JOIN last LEFT JOIN rows ON true WHERE s.study_id = study GROUP BY s.trials
+    WITH ran AS (
+        SELECT count(*) FILTER (WHERE t.state IN ('COMPLETE', 'PRUNED')) AS finished, count(*) FILTER (WHERE t.state = 'PRUNED') AS stopped,
+               count(*) FILTER (WHERE t.state = 'RUNNING') AS running,
+               max(t.number) FILTER (WHERE t.state IN ('COMPLETE', 'PRUNED', 'RUNNING')) AS last
+            FROM optuna.trials t WHERE t.study_id = study
+    ), others AS MATERIALIZED (
+        SELECT t.number, t.state, l.outcome, l.trial_id IS NOT NULL AND l.outcome IN ('duplicate', 'infeasible') IS NOT TRUE AS was_run
+            FROM optuna.trials t LEFT JOIN peft_pareto.leases l ON l.trial_id = t.trial_id WHERE t.study_id = study AND t.state IN ('WAITING', 'FAIL')
+    ), last AS (
+        SELECT greatest((SELECT ran.last FROM ran), max(number) FILTER (WHERE was_run), -1) AS number FROM others
+    )
+    SELECT s.trials, ran.finished, ran.stopped, ran.running, n.waiting, n.failed, n.duplicates, n.infeasible, n.expired, n.released,
+           n.duplicates_in_a_row, n.infeasible_in_a_row,
+           coalesce(extract(epoch FROM clock_timestamp()) > (s.settings #>> '{free,deadline}')::double precision, false)
+        FROM peft_pareto.studies s CROSS JOIN ran CROSS JOIN (
+            SELECT count(*) FILTER (WHERE state = 'WAITING') AS waiting,
+                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'failed') AS failed,
+                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'duplicate') AS duplicates,
+                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'infeasible') AS infeasible,
+                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'expired') AS expired,
+                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'released') AS released,
+                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'duplicate' AND others.number > last.number) AS duplicates_in_a_row,
+                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'infeasible' AND others.number > last.number) AS infeasible_in_a_row
+                FROM others CROSS JOIN last) AS n
+        WHERE s.study_id = study
 $$;

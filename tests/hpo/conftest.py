@@ -12,8 +12,10 @@ from pathlib import Path
 import launching
 import pytest
 import sqlalchemy
-from finished_study import scores
+from finished_study import scores, tell
 
+from hpo.identity import identity, resolution_of
+from hpo.preparation import dealt_sides
 from hpo.settings import Settings
 from hpo.study import Asked, Search
 from storage import embedded, results
@@ -58,7 +60,7 @@ def settings(model, data, tmp_path) -> Callable[..., Settings]:
     """Makes settings of trials of a second, each with a study of its own unless it is named."""
     def make(**changes) -> Settings:
         small = Settings(study=f"test-{uuid.uuid4().hex[:10]}", model=str(model / "base"), encoder=str(model / "clip"), data=str(data), trials=3,
-                         train_images=12, generated=20, steps=4, batch_size=8, sampling_steps=2, workers=1, device="cpu", out=str(tmp_path / "out"))
+                         train_images=12, generated=20, steps=4, rungs=2, reduction=2, batch_size=8, sampling_steps=2, workers=1, device="cpu", out=str(tmp_path / "out"))
         return replace(small, **changes)
 
     return make
@@ -97,7 +99,7 @@ def finish() -> Callable[..., Asked]:
     def make(search: Search, fd: float = 1.0, copy_excess: float = 1.0) -> Asked:
         asked = search.ask()
         assert isinstance(asked, Asked), asked
-        search.finish(asked, scores(fd, copy_excess), 1.0)
+        tell(search, asked, scores(fd, copy_excess))
         return asked
 
     return make
@@ -124,6 +126,30 @@ def states(query) -> Callable[[str], dict[str, int]]:
         return dict(query("SELECT t.state::text, count(*) FROM trials t JOIN studies s USING (study_id) WHERE s.study_name = :study GROUP BY 1", study=study))
 
     return count
+
+
+@pytest.fixture
+def begun(settings, opened, query) -> Callable[..., Settings]:
+    """Registers a study, as launch does, whose leases are of seconds: `begun(trials=3, lease=5.0)`."""
+    def make(lease: float = 5.0, **changes) -> Settings:
+        chosen = settings(**changes)
+        search = Search(opened(), chosen)
+        search.register(chosen.trials, identity(chosen, dealt_sides(chosen, resolution_of(chosen))))
+        query("UPDATE peft_pareto.studies SET lease_seconds = :l WHERE study_id = :s", l=lease, s=search.id)
+        return chosen
+
+    return make
+
+
+@pytest.fixture
+def holders(query) -> Callable[[str], dict[int, int]]:
+    """Process ids of the workers that hold a trial of a study now, with that trial's number; a worker's name is host, process id and a random part."""
+    def found(study: str) -> dict[int, int]:
+        rows = query("SELECT l.worker, t.number FROM peft_pareto.leases l JOIN trials t USING (trial_id) JOIN studies s ON s.study_id = t.study_id "
+                     "WHERE s.study_name = :study AND t.state = 'RUNNING' AND l.worker IS NOT NULL", study=study)
+        return {int(worker.split("-")[-2]): number for worker, number in rows}
+
+    return found
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
@@ -22,6 +23,8 @@ from browser import chromium, hovered, until
 from hpo import dashboard, notes
 from hpo.errors import BadSetting
 from hpo.study import Asked
+from storage import results
+from storage.store import open_store
 
 POINTS = [(2.0, 0.9), (1.0, 0.5), (3.0, 0.125), (3.0, 0.6)]
 LONGEST = 120.0  # seconds that a test may have the command running
@@ -41,7 +44,7 @@ def trials(database: str) -> list[Asked]:
     for point in POINTS:
         asked, measured = finished_study.ask(search), finished_study.result(*point)
         notes.write(search, asked, measured)
-        search.finish(asked, measured.scores, 1.0)
+        finished_study.tell(search, asked, measured.scores)
         done.append(asked)
     yield done
     search.store.close()
@@ -68,7 +71,8 @@ def serving(database: str, *arguments: str) -> Iterator[tuple[subprocess.Popen, 
 
 def test_hovering_shows_parameters_and_the_note_its_pictures(database: str, trials: list[Asked], tmp_path: Path) -> None:
     with serving(database) as (_, url), chromium(tmp_path / "profile") as driver:
-        study = trials[0].trial.study._study_id
+        with contextlib.closing(open_store(database)) as store:
+            study = results.study_id(store, "a study")
         driver.get(f"{url}studies/{study}")
         until(lambda: driver.execute_script("const p = document.querySelector('.js-plotly-plot'); return p && p._fullData && p._fullData.length > 1"))
         shown = hovered(driver, *POINTS[1])

@@ -17,14 +17,15 @@ from hpo.preparation import dealt_sides
 from hpo.settings import Settings
 from hpo.study import Search
 
-LEASE_SECONDS = 5.0  # a minute otherwise, which a test would have to wait for
+TRIALS = "SELECT trial, candidate FROM trial_scores WHERE study = :s ORDER BY trial"
+LEASE_SECONDS = 10.0  # a minute otherwise, which a test would have to wait for
 
 
 @pytest.fixture
 def begun(settings: Callable[..., Settings], opened: Callable, query: Callable) -> Callable[..., Settings]:
     """A study of three trials whose leases are short."""
     def make(**changes) -> Settings:
-        chosen = settings(trials=3, steps=40, **changes)
+        chosen = settings(trials=3, steps=40, pruner="none", **changes)
         search = Search(opened(), chosen)
         search.register(chosen.trials, identity(chosen, dealt_sides(chosen, resolution_of(chosen))))
         query("UPDATE peft_pareto.studies SET lease_seconds = :l WHERE study_id = :s", l=LEASE_SECONDS, s=search.id)
@@ -43,22 +44,21 @@ def one_of_two(states: Callable, study: str) -> bool:
     return states(study).get("COMPLETE", 0) >= 1 and states(study).get("RUNNING", 0) >= 1
 
 
-def test_launch_is_killed_and_the_next_one_finishes(begun: Callable, launched: Callable, states: Callable, query: Callable, tmp_path) -> None:
-    settings = begun()
+@pytest.mark.parametrize("engine", CLASSES)
+def test_launch_is_killed_and_the_next_one_finishes(engine: str, begun: Callable, launched: Callable, states: Callable, query: Callable, tmp_path) -> None:
+    settings = begun(engine=engine)
     process = launched(settings)
-    until(lambda: one_of_two(states, settings.study), 150, "one trial is finished and another runs")
+    until(lambda: one_of_two(states, settings.study), 400, "one trial is finished and another runs")
     workers = workers_of(process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     psutil.wait_procs(workers, timeout=30)
     assert not [each for each in workers if each.is_running()], "no worker outlives its launch"
-    finished = states(settings.study)["COMPLETE"]
+    finished, begun_then = states(settings.study)["COMPLETE"], query(TRIALS, s=settings.study)
     assert finished < 3
-    assert launched(settings).wait(200) == 0
+    assert launched(settings).wait(500) == 0
     counts = states(settings.study)
-    assert counts["COMPLETE"] == 3 and not {"RUNNING", "WAITING"} & set(counts)
-    outcomes = query("SELECT outcome FROM trial_scores WHERE study = :s AND state = 'FAIL'", s=settings.study)
-    assert outcomes and set(outcomes) <= {("released",), ("expired",)}
+    assert counts == {"COMPLETE": 3} and query(TRIALS, s=settings.study)[: len(begun_then)] == begun_then, "the same trials went on"
     said = (tmp_path / "launch.log").read_text()
     assert f"resumed with {finished} finished" in said and "Traceback" not in said
 
@@ -67,14 +67,13 @@ def test_launch_is_killed_and_the_next_one_finishes(begun: Callable, launched: C
 def test_a_worker_is_killed_and_its_launch_finishes(engine: str, begun: Callable, launched: Callable, states: Callable, query: Callable, tmp_path) -> None:
     settings = begun(engine=engine)
     process = launched(settings)
-    until(lambda: one_of_two(states, settings.study), 150, "one trial is finished and another runs")
+    until(lambda: one_of_two(states, settings.study), 400, "one trial is finished and another runs")
     killed = workers_of(process)
     assert killed
     for worker in killed:
         worker.kill()
-    assert process.wait(200) == 0
+    assert process.wait(500) == 0
     counts = states(settings.study)
-    assert counts["COMPLETE"] == 3 and "RUNNING" not in counts
-    assert query("SELECT outcome FROM trial_scores WHERE study = :s AND state = 'FAIL'", s=settings.study) == [("expired",)]
+    assert counts == {"COMPLETE": 3}, "also the one that lost its worker"
     said = (tmp_path / "launch.log").read_text()
     assert "Traceback" not in said and "a worker died" in said and "starting another" in said.replace("starts", "starting")

@@ -12,15 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hpo import inner_loop
-from hpo.inner_loop import InnerLoop, memory_named
+from hpo.inner_loop import InnerLoop, Result, memory_named
 from hpo.settings import Settings
 from hpo.spaces.reference import reference_candidate
 from hpo.trial import is_own_cause
+from hpo.tuning import Tuning
 from metrics.scores import SCORES
 from trainers import checkpoint
 from trainers.candidate import Applied, Candidate
 from trainers.errors import BadModel, BadSelection, NoMemory
+from trainers.training import Training
 
 BIAS = reference_candidate("bias", 4)
 RWA, TOKENS = Applied.of("rwa-once", words=4), Applied.of("random-tokens", words=2)
@@ -29,13 +30,18 @@ RWA, TOKENS = Applied.of("rwa-once", words=4), Applied.of("random-tokens", words
 @pytest.fixture(scope="module")
 def settings(model, data) -> Settings:
     torch.set_num_threads(1)
-    return Settings(model=str(model / "base"), encoder=str(model / "clip"), data=str(data), train_images=12, generated=20, steps=4, batch_size=8,
-                    sampling_steps=2, device="cpu", held_out_every=2)
+    return Settings(model=str(model / "base"), encoder=str(model / "clip"), data=str(data), train_images=12, generated=20, steps=4, rungs=2, reduction=2,
+                    batch_size=8, sampling_steps=2, device="cpu", held_out_every=2)
 
 
 @pytest.fixture(scope="module")
 def inner(settings) -> InnerLoop:
     return InnerLoop(settings, "cpu")
+
+
+def tuned(inner: InnerLoop, candidate: Candidate, repeat: int = 0, **more) -> Result:
+    with Tuning(inner, candidate, repeat, **more) as tuning:
+        return tuning.to(candidate.steps)
 
 
 def weights(inner: InnerLoop) -> list[torch.Tensor]:
@@ -73,10 +79,11 @@ def test_a_mitigation_of_training_changes_the_training_and_nothing_else(inner: I
     assert all(torch.equal(one, other) for one, other in zip(before, weights(inner)))
 
 
-def test_a_mitigation_of_outputs_needs_a_study_of_outputs(inner: InnerLoop, settings: Settings) -> None:
+def test_a_mitigation_of_outputs_needs_a_study_of_outputs(inner: InnerLoop, settings: Settings, monkeypatch) -> None:
     candidate = replace(BIAS, mitigations=(TOKENS,))
     with pytest.raises(BadSelection, match="random-tokens protects outputs.*--protects outputs"):
         inner.evaluate(candidate, 0)
+    monkeypatch.setattr(InnerLoop, "training_seed", lambda self, candidate, repeat=0: 5)  # else each candidate has its own
     outputs = InnerLoop(replace(settings, protects="outputs"), "cpu")
     plain, guarded = outputs.evaluate(BIAS, 0), outputs.evaluate(candidate, 0)
     assert guarded.training_loss == plain.training_loss and (guarded.pictures != plain.pictures).any()
@@ -98,9 +105,9 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_scores(settings: Settin
         return on_stage
 
     with pytest.raises(Killed):
-        inner.evaluate(candidate, 3, stop_at(3), state=state)
+        tuned(inner, candidate, 3, on_stage=stop_at(3), state=state)
     seen: list[str] = []
-    resumed = inner.evaluate(candidate, 3, seen.append, state=state)
+    resumed = tuned(inner, candidate, 3, on_stage=seen.append, state=state)
     assert "step 1 of 4" not in seen and "step 4 of 4" in seen
     assert resumed.scores == expected.scores and resumed.training_loss == expected.training_loss
     assert list(resumed.curve) == [0, 2, 4] and resumed.curve == expected.curve, "also the points before the stop"
@@ -109,16 +116,16 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_scores(settings: Settin
 @pytest.mark.parametrize("spoil", ["another candidate's", "damaged"])
 def test_a_state_that_is_of_no_use_is_deleted_aloud_and_the_trial_begins_anew(inner: InnerLoop, settings: Settings, tmp_path, caplog, spoil: str) -> None:
     keeping, state = InnerLoop(replace(settings, checkpoint_every=1), "cpu"), tmp_path / "state.safetensors"
-    keeping.evaluate(replace(BIAS, learning_rate=0.5), 3, state=state)
+    tuned(keeping, replace(BIAS, learning_rate=0.5), 3, state=state)
     if spoil == "damaged":
         state.write_bytes(state.read_bytes()[:-1])
-    assert keeping.evaluate(BIAS, 3, state=state).scores == inner.evaluate(BIAS, 3).scores
+    assert tuned(keeping, BIAS, 3, state=state).scores == inner.evaluate(BIAS, 3).scores
     assert "the training begins anew" in caplog.text and str(state) in caplog.text
 
 
 def test_points_of_the_curve_are_told_as_they_come(inner: InnerLoop) -> None:
     told: list[tuple[int, float, float]] = []
-    result = inner.evaluate(BIAS, 0, on_loss=lambda *point: told.append(point))
+    result = tuned(inner, BIAS, on_loss=lambda *point: told.append(point))
     assert {step: (train, twin) for step, train, twin in told} == result.curve and [step for step, *_ in told] == [0, 2, 4]
 
 
@@ -152,7 +159,7 @@ def test_out_of_memory_names_what_was_needed_and_the_flags(settings: Settings, i
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.\nmore")
 
     before = weights(inner)
-    monkeypatch.setattr(inner_loop, "fit", too_much)
+    monkeypatch.setattr(Training, "run_to", too_much)
     with pytest.raises(NoMemory, match=r"Tried to allocate 9.00 GiB\): lower --batch-size 8.*--gradient-checkpointing") as caught:
         inner.evaluate(BIAS, 0)
     assert "\n" not in str(caught.value) and BIAS.words in str(caught.value)
@@ -196,6 +203,34 @@ def test_a_size_is_the_same_study_in_any_spelling_and_the_model_s_own_is_64(inne
 
 
 def test_a_path_measures_what_shorter_trainings_would_have_been(inner: InnerLoop) -> None:
-    path = inner.path(BIAS, 7, (2, 4))
+    path = inner.path(BIAS, inner.training_seed(BIAS), (2, 4))
     shorter: Candidate = replace(BIAS, steps=2)
-    assert inner.scores(path[2][0]) == inner.evaluate(shorter, 7).scores and inner.scores(path[4][0]) == inner.evaluate(BIAS, 7).scores
+    assert inner.scores(path[2][0]) == inner.evaluate(shorter).scores and inner.scores(path[4][0]) == inner.evaluate(BIAS).scores
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_rung_is_the_candidate_with_fewer_steps(settings: Settings, tmp_path, schedule: str) -> None:
+    """Also where the learning rate decays over all steps of the study, and whether or not the training paused, was measured and kept there."""
+    inner = InnerLoop(replace(settings, schedule=schedule), "cpu")
+    before = weights(inner)
+    with Tuning(inner, BIAS, state=tmp_path / "state.safetensors") as tuning:
+        at_two = tuning.to(2)
+        tuning.keep(tmp_path / "two.safetensors")
+        tuning.save()
+        at_four = tuning.to(4)
+    shorter = inner.evaluate(replace(BIAS, steps=2), keep=tmp_path / "shorter.safetensors")
+    assert (at_two.steps, at_four.steps) == (2, 4) and at_two.scores == shorter.scores and at_four.scores == inner.evaluate(BIAS).scores
+    kept, expected = (checkpoint.read(tmp_path / f"{name}.safetensors") for name in ("two", "shorter"))
+    assert kept.candidate == expected.candidate and all(torch.equal(tensor, expected.tensors[name]) for name, tensor in kept.tensors.items())
+    assert tuned(inner, BIAS, state=tmp_path / "state.safetensors").scores == at_four.scores, "another worker goes on from the state"
+    assert all(torch.equal(one, other) for one, other in zip(before, weights(inner)))
+
+
+def test_a_repeat_is_another_training(inner: InnerLoop) -> None:
+    assert inner.evaluate(BIAS, 1).training_loss != inner.evaluate(BIAS, 0).training_loss
+    assert inner.training_seed(BIAS) == inner.training_seed(replace(BIAS, steps=2)) != inner.training_seed(BIAS, 1)
+
+
+def test_a_result_says_how_much_memory_its_trial_took(inner: InnerLoop) -> None:
+    result = inner.evaluate(BIAS)
+    assert result.memory is None or 50e6 < result.memory < 100e9

@@ -1,4 +1,4 @@
-"""Which files stay on disk: front, all or none."""
+"""Which files stay on disk: front, all or none, rung by rung; and training states."""
 
 from __future__ import annotations
 
@@ -10,93 +10,160 @@ import pytest
 from finished_study import scores
 
 from hpo import keeping
+from hpo.agenda import Entry
 from hpo.settings import Settings
-from hpo.study import Search
-from storage import results
+from hpo.spaces.reference import reference_candidate
+from hpo.study import Asked, Search
+from storage import results, trials
 
-POINTS = [(3.0, 3.0), (1.0, 2.0), (2.0, 1.0), (2.0, 2.0)]  # the first is dominated by all, the last by the two before it
+# What trials come to at their rungs of 20 and 40 steps: the first is dominated by all, the last by the two before it, at both.
+POINTS = [(3.0, 3.0), (1.0, 2.0), (2.0, 1.0), (2.0, 2.0)]
+WORSE = 0.5  # at 20 steps, in both
+METHODS = ("full", "attention", "norm", "bias", "lora", "svdiff")
+
+
+def note(search: Search, asked: Asked, steps: int) -> Path | None:
+    """As if the tensors of that rung had been written."""
+    path = keeping.path_for(search, asked, steps)
+    if path is not None:
+        results.record_artifact(search.store, asked.id, keeping.WEIGHTS, str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"tensors")
+    return path
+
+
+def note_state(search: Search, asked: Asked) -> Path:
+    keeping.note_state(search, asked)
+    state = keeping.state_path(search, asked)
+    state.parent.mkdir(parents=True, exist_ok=True)
+    state.write_bytes(b"state")
+    return state
+
+
+def reach(search: Search, asked: Asked, steps: int, fd: float, copy_excess: float) -> Path | None:
+    path = note(search, asked, steps)
+    search.report(asked, steps, scores(fd, copy_excess), 1234, 1.0, None)
+    return path
+
+
+def begin(search: Search, method: str) -> Asked:
+    return search.begin(Entry(reference_candidate(method, 40, 1.0)))
 
 
 @pytest.fixture
-def tried(searching: Callable[..., Search], tmp_path) -> Callable[[str], tuple[Search, list[Path | None]]]:
-    """Finishes four trials, one fails, one still runs; each with a file. Gives the search and the six paths."""
-    def make(keep: str) -> tuple[Search, list[Path | None]]:
-        search = searching(Settings(study=f"{keep}-{tmp_path.name}", steps=40, out=str(tmp_path), keep=keep), trials=9)
-        paths = []
-        for number in range(len(POINTS) + 2):
-            asked = search.ask()
-            paths.append(keeping.path_for(search, asked))
-            if paths[-1] is not None:
-                keeping.record(search, asked, paths[-1])
-                paths[-1].parent.mkdir(parents=True, exist_ok=True)
-                paths[-1].write_bytes(b"tensors")
-            if number < len(POINTS):
-                search.finish(asked, scores(*POINTS[number]), 1.0)
-            elif number == len(POINTS):
+def tried(searching: Callable[..., Search], tmp_path) -> Callable[[str], tuple[Search, list[tuple[Path | None, Path | None]], list[Path]]]:
+    """Four trials finish, one fails after its first rung, one is still before its own. Gives the search, the files of both rungs of each, and the states."""
+    def make(keep: str):
+        search = searching(Settings(study=f"{keep}-{tmp_path.name}", steps=40, rungs=2, reduction=2, pruner="none", out=str(tmp_path), keep=keep), trials=9)
+        paths, states = [], []
+        for method, point in zip(METHODS, [*POINTS, (9.0, 9.0), None]):
+            asked = begin(search, method)
+            states.append(note_state(search, asked))
+            if point is None:
+                paths.append((note(search, asked, 20), None))
+                continue
+            first = reach(search, asked, 20, point[0] + WORSE, point[1] + WORSE)
+            if method == "lora":
+                paths.append((first, note(search, asked, 40)))
                 search.fail(asked, "why", own_cause=True)
+            else:
+                paths.append((first, reach(search, asked, 40, *point)))
+                search.finish(asked)
+            keeping.settle_state(search, asked)
         keeping.tidy(search)
-        return search, paths
+        return search, paths, states
 
     return make
 
 
+def there(paths: list[tuple[Path | None, Path | None]]) -> list[tuple[bool, bool]]:
+    return [tuple(path is not None and path.exists() for path in pair) for pair in paths]
+
+
 def test_front_keeps_what_nothing_dominates_and_what_still_runs(tried: Callable) -> None:
-    search, paths = tried("front")
-    assert [path.exists() for path in paths] == [False, True, True, False, False, True]
-    assert list(results.artifacts(search.store, search.id, keeping.WEIGHTS)) == [1, 2, 5], "and nothing else is said to be there"
+    search, paths, states = tried("front")
+    assert there(paths) == [(False, False), (False, True), (False, True), (False, False), (False, False), (True, False)]
+    noted = results.artifacts(search.store, search.id, keeping.WEIGHTS)
+    assert noted == {1: [str(paths[1][1])], 2: [str(paths[2][1])], 5: [str(paths[5][0])]}, "and nothing else is said to be there"
+    assert [state.exists() for state in states] == [False, True, True, False, False, True]
+    assert list(results.artifacts(search.store, search.id, keeping.STATE)) == [1, 2, 5]
 
 
-def test_all_keeps_every_finished_trial(tried: Callable) -> None:
-    _, paths = tried("all")
-    assert [path.exists() for path in paths] == [True] * 4 + [False, True]
+def test_all_keeps_every_evaluated_rung(tried: Callable) -> None:
+    _, paths, states = tried("all")
+    assert there(paths) == [(True, True)] * 4 + [(True, False), (True, False)], "what a failed trial never measured is of no use"
+    assert [state.exists() for state in states] == [True] * 6
 
 
-def test_none_gives_no_file_at_all(tried: Callable) -> None:
-    search, paths = tried("none")
-    assert paths == [None] * 6 and not keeping.folder(search).exists()
+def test_none_keeps_the_states_of_running_trials_only(tried: Callable) -> None:
+    search, paths, states = tried("none")
+    assert there(paths) == [(False, False)] * 6 and not keeping.folder(search).exists()
+    assert [state.exists() for state in states] == [False] * 5 + [True]
 
 
-def test_a_later_point_that_dominates_has_the_earlier_files_deleted(tried: Callable) -> None:
-    search, paths = tried("front")
-    search.finish(search.ask(), scores(0.5, 0.5), 1.0)
+def test_none_clears_the_state_of_a_trial_that_ended_without_a_worker(searching: Callable[..., Search], query: Callable, tmp_path) -> None:
+    """Its third lost lease is noted by whoever looks next."""
+    search = searching(Settings(study=f"lost-{tmp_path.name}", steps=40, out=str(tmp_path), keep="none"), trials=9)
+    asked = search.ask()
+    reach(search, asked, 4, 1.0, 1.0)
+    state = note_state(search, asked)
+    for _ in range(3):
+        trials.leave(search.store, asked.id, "it crashed")
+        if query("SELECT 1 FROM trials WHERE trial_id = :t AND state = 'WAITING'", t=asked.id):
+            assert search.ask().id == asked.id
     keeping.tidy(search)
-    assert [path.exists() for path in paths] == [False] * 5 + [True]
+    assert not state.exists() and not results.artifacts(search.store, search.id, keeping.STATE)
+
+
+def test_rungs_of_running_and_of_stopped_trials_that_are_on_the_front_have_their_files(tried: Callable) -> None:
+    search, paths, _ = tried("front")
+    running = begin(search, "difffit")
+    best = reach(search, running, 20, 0.5, 0.5)
+    keeping.tidy(search)
+    assert best.exists() and there(paths)[:5] == [(False, False)] * 5
+    search.finish(running, stopped=True)
+    keeping.settle_state(search, running), keeping.tidy(search)
+    assert best.exists(), "though its trial is PRUNED"
+    assert [row["state"] for row in results.rungs(search.store, search.settings.study) if row["on_front"]] == ["PRUNED"]
 
 
 def test_files_of_another_machine_are_left_to_it(tried: Callable) -> None:
-    search, paths = tried("front")
     """Whether or not there is such a folder here."""
-    for path in paths:
-        path.unlink(missing_ok=True)
-    search.finish(search.ask(), scores(0.5, 0.5), 1.0)
-    keeping.tidy(search)
-    assert list(results.artifacts(search.store, search.id, keeping.WEIGHTS)) == [1, 2, 5]
-    paths[0].parent.rmdir()
-    keeping.tidy(search)
-    assert list(results.artifacts(search.store, search.id, keeping.WEIGHTS)) == [1, 2, 5]
-
-
-def test_a_trial_that_failed_leaves_neither_file_nor_note(tried: Callable) -> None:
-    search, paths = tried("all")
-    keeping.drop(search, paths[5]), keeping.drop(search, None)
-    assert 5 not in results.artifacts(search.store, search.id, keeping.WEIGHTS) and not paths[5].exists()
+    search, paths, _ = tried("front")
+    for pair in paths:
+        for path in pair:
+            if path is not None:
+                path.unlink(missing_ok=True)
+    best = begin(search, "difffit")
+    search.report(best, 40, scores(0.5, 0.5), 1234, 1.0, None)
+    for _ in range(2):
+        keeping.tidy(search)
+        assert list(results.artifacts(search.store, search.id, keeping.WEIGHTS)) == [1, 2, 5]
+        shutil.rmtree(keeping.folder(search), ignore_errors=True)
 
 
 def test_a_file_that_cannot_be_deleted_ends_no_search(tried: Callable, caplog) -> None:
-    search, paths = tried("front")
-    paths[1].unlink()
-    paths[1].mkdir()
-    search.finish(search.ask(), scores(0.5, 0.5), 1.0)
+    search, paths, _ = tried("front")
+    paths[1][1].unlink()
+    paths[1][1].mkdir()
+    search.report(begin(search, "difffit"), 40, scores(0.5, 0.5), 1234, 1.0, None)
     keeping.tidy(search)
-    assert "cannot be deleted" in caplog.text and not paths[2].exists()
+    assert "cannot be deleted" in caplog.text and not paths[2][1].exists()
 
 
-def test_discard_takes_a_half_written_file_too(tmp_path) -> None:
-    path = tmp_path / "trial.safetensors"
-    for each in (path, path.with_suffix(".unfinished")):
+def test_discard_takes_half_written_files_too_and_no_other(tmp_path) -> None:
+    path, other = tmp_path / "trial-1.safetensors", tmp_path / "trial-11.safetensors"
+    for each in (path, path.with_name(f"{path.name}.a1.unfinished"), path.with_name(f"{path.name}.b2.unfinished"), other):
         each.write_bytes(b"")
-    keeping.discard(path), keeping.discard(path), keeping.discard(None)
-    assert not list(tmp_path.iterdir())
+    keeping.discard(path), keeping.discard(path)
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_studies_that_share_a_folder_of_states_share_no_file(searching: Callable[..., Search], tmp_path) -> None:
+    """A state of other data would be deleted by who finds it: it is of no use to him."""
+    searches = [searching(Settings(study=f"{name}-{tmp_path.name}", steps=40, checkpoints=str(tmp_path / "shared")), trials=2) for name in "ab"]
+    paths = {keeping.state_path(search, search.ask()) for search in searches}
+    assert len(paths) == 2 and all(path.is_relative_to(tmp_path / "shared") for path in paths)
 
 
 def test_the_need_for_disk_is_that_of_the_whole_unet_in_fp32(model, tmp_path) -> None:

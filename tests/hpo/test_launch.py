@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 from commands import help_of
+from finished_study import scores
 from launching import flags
 from rich.console import Console
 
-from hpo import launch
+from hpo import launch, tried
 from hpo.command import one_line_errors
 from hpo.identity import identity, resolution_of
 from hpo.preparation import dealt_sides
@@ -215,3 +216,44 @@ def test_lines_are_not_broken_at_the_width_of_a_screen(tmp_path) -> None:
     with (tmp_path / "said").open("w") as stream:
         launch.say(Console(file=stream, width=20), "[bold] " + "word " * 30)
     assert (tmp_path / "said").read_text() == "[bold] " + "word " * 30 + "\n"
+
+
+def test_a_plan_says_what_a_launch_costs_and_begins_no_study(settings: Made, query: Callable, capsys) -> None:
+    """On phantoms, with measured seconds."""
+    chosen = settings(trials=7)
+    assert one_line_errors(lambda: launch.main([*flags(chosen), "--plan"])) == 0
+    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+    assert list(lines) == ["sides", "caches", "measured", "preparation", "a trial", "7 trials", "disk", "states"]
+    assert "train 12 pictures of" in lines["sides"] and "second twin 12 pictures" in lines["sides"] and "validate" in lines["sides"]
+    assert all(method in lines["measured"] for method in ("full", "lora", "bias")) and "of its 2 evaluations" in lines["a trial"]
+    assert "worker-hours" in lines["7 trials"] and "with 1 at a time" in lines["7 trials"]
+    assert not query("SELECT 1 FROM studies WHERE study_name = :s", s=chosen.study) and not Path(chosen.out).exists()
+
+
+@pytest.mark.parametrize(("words", "says"), [(["--rungs", "9"], "--rungs 9"), (["--trials", "0"], "--trials 0"), (["--data", "/nowhere"], "/nowhere"),
+                                             (["--workers", "2", "--device", "cuda:0"], "--workers 2: there is 1 GPU"), (["--paln"], "take --plan")])
+def test_a_plan_with_bad_input_is_one_line(words: list[str], says: str, refused: Callable) -> None:
+    assert says in refused(["--plan", *words])
+
+
+def test_a_library_that_was_not_tried_is_a_line_at_the_launch(settings: Made, opened: Callable, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(tried, "version", lambda name: "9.9.1")
+    chosen = settings()
+    search = Search(opened(), chosen)
+    registered = search.register(3, identity(chosen, dealt_sides(chosen, resolution_of(chosen))))
+    with (tmp_path / "said").open("w") as stream:
+        launch.announce(chosen, search, registered, [], Console(file=stream, width=40))
+    assert "warning: optuna 9.9.1 was not tried with this program" in (tmp_path / "said").read_text().splitlines()[1]
+
+
+def test_a_launch_says_whether_nothing_is_evaluated_or_nothing_meets_the_constraints(settings: Made, opened: Callable, capsys, tmp_path) -> None:
+    chosen = settings(require="copy_excess<=0.5")
+    search = Search(opened(), chosen)
+    search.register(3, identity(chosen, dealt_sides(chosen, resolution_of(chosen))))
+    console = Console(file=(tmp_path / "said").open("w"))
+    assert launch.show(chosen, search, console, 0).rows == []
+    assert "no rung is evaluated yet, so there is no front" in capsys.readouterr().out
+    asked = search.ask()
+    search.report(asked, 2, scores(1.0, 0.9), 1234, 1.0, None)
+    assert launch.show(chosen, search, console, 0).rows == []
+    assert "no evaluated rung meets the constraints, so there is no front" in capsys.readouterr().out

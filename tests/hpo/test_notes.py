@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import finished_study
@@ -14,7 +15,7 @@ from optuna_dashboard._note import get_note
 from PIL import Image
 
 from hpo import notes
-from hpo.study import Search
+from hpo.study import Asked, Search
 from metrics.scores import SCORES
 from storage.embedded import HOME_VARIABLE
 
@@ -31,6 +32,14 @@ def search(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setenv(HOME_VARIABLE, str(tmp_path / "home"))
     yield made
     made.store.close()
+
+
+def trial_of(search: Search, asked: Asked) -> optuna.trial.Trial:
+    return optuna.trial.Trial(search.study, asked.id)
+
+
+def note_of(search: Search, asked: Asked) -> str:
+    return get_note(trial_of(search, asked))
 
 
 def test_the_grid_shows_every_picture_once_in_reading_order() -> None:
@@ -60,11 +69,11 @@ def test_pictures_that_are_not_square_keep_their_shape(height: int, width: int, 
 def test_a_note_has_words_every_score_with_its_interval_and_the_picture(search: Search) -> None:
     asked = finished_study.ask(search)
     notes.write(search, asked, finished_study.result(0.5, 0.125))
-    note = get_note(asked.trial)
+    note = note_of(search, asked)
     assert asked.candidate.words in note and "1,234 trainable parameters (5.000% of the U-Net)" in note
     assert "| fd | 0.5 | 0.4 … 0.6 |" in note and "| copy_excess | 0.125 | 0.025 … 0.225 |" in note
     assert all(f"| {name} |" in note for name in SCORES)
-    (artifact,) = get_all_artifact_meta(asked.trial)
+    (artifact,) = get_all_artifact_meta(trial_of(search, asked))
     assert f"(/artifacts/{search.id}/{asked.id}/{artifact.artifact_id})" in note and artifact.mimetype == "image/png"
     with Image.open(notes.artifact_folder() / artifact.artifact_id) as picture:
         assert picture.size == (768, 288)
@@ -75,8 +84,16 @@ def test_writing_twice_leaves_one_picture(search: Search) -> None:
     asked = finished_study.ask(search)
     for _ in range(2):
         notes.write(search, asked, finished_study.result(0.5, 0.125))
-    assert len(get_all_artifact_meta(asked.trial)) == 1
-    assert get_note(asked.trial).count("![") == 1
+    assert len(get_all_artifact_meta(trial_of(search, asked))) == 1
+    assert note_of(search, asked).count("![") == 1
+
+
+def test_each_rung_has_a_picture_and_the_note_is_the_last_one_s(search: Search) -> None:
+    asked = finished_study.ask(search)
+    for steps in asked.rungs:
+        notes.write(search, asked, replace(finished_study.result(0.5, 0.125), steps=steps))
+    assert {known.filename for known in get_all_artifact_meta(trial_of(search, asked))} == {f"generated at {steps} steps.png" for steps in asked.rungs}
+    assert asked.at(asked.rungs[-1]).words in note_of(search, asked) and note_of(search, asked).count("![") == 1
 
 
 def test_a_disk_that_refuses_the_picture_costs_only_the_picture(search: Search) -> None:
@@ -84,7 +101,7 @@ def test_a_disk_that_refuses_the_picture_costs_only_the_picture(search: Search) 
     notes.artifact_folder().write_text("a file where the folder should be")
     asked = finished_study.ask(search)
     notes.write(search, asked, finished_study.result(0.5, 0.125))
-    note = get_note(asked.trial)
+    note = note_of(search, asked)
     assert "could not be written" in note and "| fd | 0.5 |" in note and "![" not in note
 
 

@@ -55,8 +55,12 @@ def test_equal_points_share_a_label() -> None:
     assert {text.get_text() for text in figure.axes[0].texts} == {"0, 1, 2 …", "9"}
 
 
-def test_no_finished_trial_is_said() -> None:
-    figure = drawn(scene([row(0, 0.3, 0.2, state="RUNNING"), row(1, 0.3, 0.2, fd=None)], PAIR, BASE), "")
+def test_rungs_of_running_and_stopped_trials_are_points_too() -> None:
+    assert len(scene([row(0, 0.3, 0.2, state="RUNNING"), row(1, 0.3, 0.2, state="PRUNED"), row(2, 0.4, 0.1, fd=None)], PAIR, BASE).points) == 2
+
+
+def test_that_there_is_no_point_is_said() -> None:
+    figure = drawn(scene([row(1, 0.3, 0.2, fd=None)], PAIR, BASE), "")
     assert [text.get_text() for text in figure.axes[0].texts] == [picture.EMPTY]
 
 

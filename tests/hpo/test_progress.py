@@ -7,32 +7,15 @@ import logging
 from collections.abc import Callable
 
 import pytest
-from finished_study import scores
+from finished_study import scores, tell
 from rich.console import Console
 
-from hpo import objectives
-from hpo.progress import Display, duration, hypervolume, reference_point
+from hpo.progress import Display, duration
 from hpo.study import Search
 
 
 def shown(search: Search, console: Console) -> Display:
     return Display(search.store, search.settings.study, search.id, search.objectives, console)
-
-
-def test_the_reference_point_is_the_worse_of_base_and_yardstick_in_each_objective() -> None:
-    chosen = objectives.parse("fd,amd_train")
-    assert reference_point(chosen, {"fd": (5.0, 4, 6), "amd_train": (0.3, 0.2, 0.4)}, {"fd": 1.0, "amd_train": 0.1}) == [5.0, -0.1]
-    assert reference_point(chosen, {"fd": (5.0, 4, 6)}, {"fd": 1.0, "amd_train": None}) is None
-
-
-def test_the_hypervolume_is_known_once_the_yardstick_is(searching: Callable[..., Search], finish: Callable) -> None:
-    search = searching()
-    known = search.store, search.settings.study, search.id, search.objectives
-    assert hypervolume(*known) is None
-    finish(search, fd=1.0, copy_excess=0.5)  # the yardstick; the base is at (5, 0)
-    assert hypervolume(*known) == 0.0, "it lies on the edge of its own box"
-    finish(search, fd=2.0, copy_excess=0.1)
-    assert hypervolume(*known) == pytest.approx((5 - 2) * (0.5 - 0.1))
 
 
 def test_plain_lines_say_how_many_are_finished_and_what_is_tried(searching: Callable[..., Search], finish: Callable) -> None:
@@ -43,7 +26,7 @@ def test_plain_lines_say_how_many_are_finished_and_what_is_tried(searching: Call
         asked = search.ask()
         display.watch()
         display.watch()
-        search.finish(asked, scores(1, 1), 1.0)
+        tell(search, asked, scores(1, 1))
         display.watch()
     lines = out.getvalue().splitlines()
     assert [line.split(",")[0] for line in lines] == ["0 of 5 finished", "1 of 5 finished", "2 of 5 finished"], "one line a change, however narrow"

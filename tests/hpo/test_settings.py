@@ -24,18 +24,6 @@ def refusal(*words: str) -> str:
     return str(refused.value)
 
 
-@pytest.mark.parametrize(("steps", "grid"), [(200, (50, 100, 150, 200)), (4, (1, 2, 3, 4)), (3, (1, 2, 3)), (2, (1, 2)), (1, (1,)), (7, (4, 5, 6, 7)),
-                                             (10, (4, 6, 8, 10))])
-def test_the_grid_of_steps_ends_with_all_steps(steps: int, grid: tuple[int, ...]) -> None:
-    assert Settings(steps=steps).step_grid == grid
-
-
-@pytest.mark.parametrize("steps", range(1, 60))
-def test_the_grid_of_steps_is_equally_spaced_and_positive(steps: int) -> None:
-    grid = Settings(steps=steps).step_grid
-    assert grid[-1] == steps and grid[0] >= 1 and len(grid) == min(steps, 4) and len({b - a for a, b in zip(grid, grid[1:])}) <= 1
-
-
 def test_without_flags_the_defaults_hold() -> None:
     assert given() == Settings()
 
@@ -144,7 +132,8 @@ def test_every_setting_is_one_of_what_means_something_or_may_change() -> None:
     means = set(Settings().meaning())
     free = {each.name for each in fields(Settings)} - means
     assert free == {"trials", "study", "storage", "model", "encoder", "data", "space", "baselines", "sampler", "engine", "workers", "gpus_per_trial", "ray_address", "device",
-                    "keep", "out", "accumulate", "gradient_checkpointing", "held_out_every", "checkpoint_every"}, "model, encoder, data and space are compared by content"
+                    "keep", "out", "accumulate", "gradient_checkpointing", "held_out_every", "checkpoint_every", "checkpoints", "hours", "until_stable", "pruner",
+                    "stop_confidence", "repeats", "warm_start", "enqueue"}, "model, encoder, data and space are compared by content"
 
 
 @pytest.mark.parametrize(("words", "says"), [((), True), (("--baselines",), True), (("--no-baselines",), False), (("--baselines", "false"), False),

@@ -17,7 +17,7 @@ WORDS = ["full fine-tuning on everything of all blocks, lr 2e-3, 200 steps",
 def row(trial: int, words: str, fd: float, reward: float | None = 0.5, trainable: int | None = 803_204) -> dict:
     measured = {name + end: value for name in SCORES for end, value in (("", 0.0123), ("_low", -0.0346), ("_high", 0.0456))}
     return {"study": "s", "trial": trial, "candidate": words, "method": "full", "steps": 200, "trainable": trainable,
-            "trainable_share": None if trainable is None else trainable / 859_520_964, "joint_reward": reward, "seconds": 31.4, **measured, "fd": fd}
+            "trainable_share": None if trainable is None else trainable / 859_520_964, "joint_reward": reward, "seconds": 31.4, **measured, "fd": fd, "repeats": 1}
 
 
 ROWS = [row(3, WORDS[0], 0.3), row(12, WORDS[1], 0.1), row(101, WORDS[2], 0.2, None, None)]

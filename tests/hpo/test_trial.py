@@ -1,91 +1,198 @@
-"""One trial, really trained: finished, failed by its own fault or another's, given back, lost, and told through an outage."""
+"""One trial, really trained, rung by rung: finished, failed by its own fault or another's, given back, lost, and told through an outage."""
 
 from __future__ import annotations
 
 import errno
+import gc
 import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from hpo import keeping, stopping
+from hpo.agenda import Entry
 from hpo.errors import DiskTrouble
 from hpo.inner_loop import InnerLoop
+from hpo.settings import Settings
+from hpo.spaces.reference import reference_candidate
 from hpo.stopping import Stopped
-from hpo.study import MOST_ATTEMPTS, Asked, Search
-from hpo.trial import SECONDS, fail, is_own_cause, reason_of, release, run_trial
+from hpo.study import Asked, Search
+from hpo.trial import fail, is_own_cause, reason_of, release, run_trial
 from metrics.errors import BadArray
-from storage import embedded, leases, results
+from storage import embedded, leases, results, trials
 from storage.errors import StorageUnreachable
 from storage.store import open_store, worker_name
+from trainers import checkpoint
+from trainers.candidate import Candidate
 from trainers.errors import BadSelection, TrainingDiverged
+
+RUNGS = (2, 4)
 
 
 @pytest.fixture(scope="module")
 def inner(model, data) -> InnerLoop:
-    from hpo.settings import Settings
-
-    small = Settings(model=str(model / "base"), encoder=str(model / "clip"), data=str(data), train_images=12, generated=20, steps=4, batch_size=8,
-                     sampling_steps=2, device="cpu")
+    small = Settings(model=str(model / "base"), encoder=str(model / "clip"), data=str(data), train_images=12, generated=20, steps=4, rungs=2, reduction=2,
+                     batch_size=8, sampling_steps=2, device="cpu")
+    assert small.ladder == RUNGS
     torch.set_num_threads(1)
     return InnerLoop(small, "cpu")
 
 
 @pytest.fixture
 def search(searching: Callable[..., Search], inner: InnerLoop, tmp_path) -> Search:
-    return searching(replace(inner.settings, study=f"trial-{tmp_path.name}", out=str(tmp_path / "out")), trials=3)
+    return searching(replace(inner.settings, study=f"trial-{tmp_path.name}", out=str(tmp_path / "out")), trials=4)
+
+
+def ended(trial: Generator[int, None, str]) -> tuple[list[int], str]:
+    """Run a trial to its end; the rungs after which it went on, and its outcome."""
+    rungs = []
+    while True:
+        try:
+            rungs.append(next(trial))
+        except StopIteration as end:
+            return rungs, end.value
 
 
 def outcome(search: Search, query: Callable, number: int) -> tuple:
     return query("SELECT state, outcome, reason FROM trial_scores WHERE study = :s AND trial = :n", s=search.settings.study, n=number)[0]
 
 
-def test_a_finished_trial_has_scores_words_and_tensors(search: Search, inner: InnerLoop, query: Callable) -> None:
+def stored(search: Search, asked: Asked) -> dict[int, tuple[float, float]]:
+    """fd and copy_excess of the trial's rungs as they are stored, to the last digit."""
+    return {row["steps"]: (row["fd"], row["copy_excess"]) for row in results.rungs(search.store, search.settings.study) if row["trial"] == asked.number}
+
+
+def unbroken(inner: InnerLoop, candidate: Candidate, repeat: int = 0) -> dict[int, tuple[float, float]]:
+    """The same of trainings of each rung's candidate that nobody disturbs."""
+    measured = {steps: inner.evaluate(replace(candidate, steps=steps), repeat).scores for steps in RUNGS if steps <= candidate.steps}
+    return {steps: (float(scores["fd"].value), float(scores["copy_excess"].value)) for steps, scores in measured.items()}
+
+
+def files(search: Search, kind: str) -> list[str]:
+    """What lies there and what the store says lies there, which must agree."""
+    folder = keeping.folder(search) if kind == keeping.WEIGHTS else keeping.states(search.settings)
+    there = sorted(path.name for path in folder.glob("*"))
+    assert there == sorted(Path(path).name for paths in results.artifacts(search.store, search.id, kind).values() for path in paths)
+    return there
+
+
+def test_a_finished_trial_has_scores_words_and_tensors_at_each_rung(search: Search, inner: InnerLoop, query: Callable) -> None:
     asked = search.ask()
-    assert run_trial(search, inner, asked) == "finished"
-    row = results.front(search.store, search.settings.study)[0]
-    assert row["candidate"] == asked.candidate.words and row["trainable"] == inner.units.total and row["trainable_share"] == 1
-    assert all(row[name] is not None and row[f"{name}_low"] <= row[name] <= row[f"{name}_high"] for name in ("fd", "copy_excess", "loss_gap"))
-    assert keeping.path_for(search, asked).exists() and outcome(search, query, 0) == ("COMPLETE", "finished", None)
+    assert ended(run_trial(search, inner, asked)) == ([2], "finished") and outcome(search, query, 0) == ("COMPLETE", "finished", None)
+    assert stored(search, asked) == unbroken(inner, asked.candidate), "a rung is the candidate with fewer steps"
+    for row in results.front(search.store, search.settings.study):
+        assert row["candidate"] == asked.at(row["steps"]).words and row["trainable"] == inner.units.total and row["trainable_share"] == 1
+        assert all(row[name] is not None and row[f"{name}_low"] <= row[name] <= row[f"{name}_high"] for name in ("fd", "copy_excess", "loss_gap"))
+        subset = checkpoint.load(keeping.path_for(search, asked, row["steps"]), inner.pipeline.unet, inner.units, inner.pipeline.hash, inner.cache)
+        try:
+            assert checkpoint.read(keeping.path_for(search, asked, row["steps"])).candidate == asked.at(row["steps"])
+        finally:
+            subset.restore()
+    assert len(files(search, keeping.WEIGHTS)) == len(results.front(search.store, search.settings.study)), "and no other file"
 
 
-def test_a_finished_trial_says_what_its_time_went_to(search: Search, inner: InnerLoop) -> None:
-    run_trial(search, inner, search.ask())
-    spent = search.study.trials[0].user_attrs[SECONDS]
-    assert spent.keys() == {"training", "generating", "scoring", "total"} and min(spent.values()) > 0
-    assert spent["training"] + spent["generating"] + spent["scoring"] < spent["total"]
+def test_what_was_given_back_goes_on_elsewhere_from_its_last_rung_to_the_same_scores(search: Search, inner: InnerLoop, opened: Callable, query: Callable) -> None:
+    asked = search.ask()
+    trial = run_trial(search, inner, asked)
+    assert next(trial) == 2
+    state = keeping.state_path(search, asked)
+    assert inner.kept_step(asked.candidate, 0, state) == 2
+    trial.close()
+    assert outcome(search, query, 0)[0] == "WAITING"
+    other = Search(opened(), search.settings)
+    again = other.ask()
+    assert (again.number, again.candidate, list(again.known)) == (asked.number, asked.candidate, [2]), "one Optuna trial"
+    seen = []
+    inner_steps = inner.training
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(inner, "training", lambda *given, on_step, **more: inner_steps(*given, on_step=lambda step: (seen.append(step), on_step(step)), **more))
+        assert ended(run_trial(other, inner, again)) == ([], "finished")
+    assert seen == [3, 4], "nothing is trained twice"
+    assert stored(search, asked) == unbroken(inner, asked.candidate)
+    assert leases.counts(search.store, search.id).finished == 1 and len(search.study.trials) == 1
+
+
+def test_without_its_state_it_begins_anew_to_the_same_scores(search: Search, inner: InnerLoop) -> None:
+    asked = search.ask()
+    trial = run_trial(search, inner, asked)
+    next(trial), trial.close()
+    keeping.state_path(search, asked).write_bytes(b"damaged")
+    assert ended(run_trial(search, inner, search.ask()))[1] == "finished" and stored(search, asked) == unbroken(inner, asked.candidate)
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("all", True), ("none", False)])
+def test_a_state_goes_with_its_trial_unless_it_is_kept(keep: str, kept: bool, searching: Callable, inner: InnerLoop, tmp_path) -> None:
+    search = searching(replace(inner.settings, study=f"{keep}-{tmp_path.name}", out=str(tmp_path / "out"), checkpoints=str(tmp_path / "shared"), keep=keep), trials=2)
+    asked = search.ask()
+    ended(run_trial(search, inner, asked))
+    assert (len(files(search, keeping.STATE)), len(files(search, keeping.WEIGHTS))) == ((1, 2) if kept else (0, 0))
+    assert keeping.states(search.settings).is_relative_to(tmp_path / "shared" / search.settings.study), "other studies have theirs beside it"
+
+
+def test_a_longer_candidate_goes_on_from_what_a_shorter_one_kept(searching: Callable, inner: InnerLoop, tmp_path) -> None:
+    search = searching(replace(inner.settings, study=f"longer-{tmp_path.name}", out=str(tmp_path / "out"), keep="all"), trials=3)
+    short = replace(reference_candidate("bias", 4, 1.0), steps=2)
+    ended(run_trial(search, inner, search.begin(Entry(short))))
+    before = keeping.state_path(search, search.begin(Entry(reference_candidate("norm", 4, 1.0)))).parent.glob("*")
+    (first,) = before
+    written = first.read_bytes()
+    longer = search.begin(Entry(replace(short, steps=4)))
+    assert list(longer.known) == [2]
+    seen = []
+    inner_steps = inner.training
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(inner, "training", lambda *given, on_step, **more: inner_steps(*given, on_step=lambda step: (seen.append(step), on_step(step)), **more))
+        assert ended(run_trial(search, inner, longer)) == ([], "finished")
+    assert seen == [3, 4] and stored(search, longer) == {4: unbroken(inner, longer.candidate)[4]}, "the shared rung is never paid for again"
+    assert first.read_bytes() == written and len(files(search, keeping.STATE)) == 2, "each keeps its own"
+
+
+def test_a_state_that_is_written_every_few_steps_is_known_of_and_goes_too(searching: Callable, inner: InnerLoop, tmp_path, query: Callable) -> None:
+    often = replace(inner.settings, study=f"often-{tmp_path.name}", out=str(tmp_path / "out"), checkpoint_every=1)
+    search = searching(often, trials=2)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(inner, "settings", often)
+        asked = search.ask()
+        trial = run_trial(search, inner, asked)
+        with pytest.MonkeyPatch.context() as broken:
+            broken.setattr(inner, "measure_all", lambda *_: (_ for _ in ()).throw(ConnectionResetError("gone")))
+            assert ended(trial) == ([], "left") and leases.read(search.store, asked.id).reason == "ConnectionResetError: gone"
+        assert files(search, keeping.STATE) and inner.kept_step(asked.candidate, 0, keeping.state_path(search, asked)) == 2
+        assert ended(run_trial(search, inner, search.ask())) == ([2], "finished") and stored(search, asked) == unbroken(inner, asked.candidate)
 
 
 def test_a_candidate_that_diverges_fails_by_its_own_fault_and_is_not_tried_again(search: Search, inner: InnerLoop, query: Callable) -> None:
     asked = search.ask()
-    wild = Asked(asked.trial, replace(asked.candidate, learning_rate=1e9), asked.yardstick)
+    wild = replace(asked, candidate=replace(asked.candidate, learning_rate=1e9))
     before = {name: tensor.clone() for name, tensor in inner.pipeline.unet.state_dict().items()}
-    assert run_trial(search, inner, wild) == "failed"
+    assert ended(run_trial(search, inner, wild)) == ([], "failed")
     state, how, reason = outcome(search, query, 0)
     assert (state, how) == ("FAIL", "failed") and reason.startswith("TrainingDiverged: loss is nan at step 2 with learning rate 1e+09")
     assert leases.read(search.store, asked.id).own_cause and search.ask().candidate.method != asked.candidate.method
     assert all(torch.equal(tensor, before[name]) for name, tensor in inner.pipeline.unet.state_dict().items()), "the base is untouched"
-    assert not keeping.path_for(search, asked).exists()
+    assert not files(search, keeping.WEIGHTS) and not files(search, keeping.STATE)
 
 
-def test_a_disk_that_refuses_ends_the_worker_and_costs_the_candidate_nothing(search: Search, inner: InnerLoop, query: Callable) -> None:
-    """However often it happens: else the yardstick would be given up for another method's."""
-    keeping.folder(search).parent.mkdir(parents=True)
-    keeping.folder(search).write_text("a file where the folder should be")
-    for _ in range(MOST_ATTEMPTS + 1):
+@pytest.mark.parametrize(("place", "times"), [("weights", 4), ("states", 2)])
+def test_a_disk_that_refuses_ends_the_worker_and_costs_the_candidate_nothing(place: str, times: int, search: Search, inner: InnerLoop, query: Callable) -> None:
+    """However often it happens: else the yardstick would be given up for another method's. Scores are written before states, so that it gets on."""
+    folder = keeping.folder(search) if place == "weights" else keeping.states(search.settings)
+    folder.parent.mkdir(parents=True)
+    folder.write_text("a file where the folder should be")
+    for _ in range(times):
         asked = search.ask()
         with pytest.raises(DiskTrouble, match="cannot be written .*: free some space or choose another folder"):
-            run_trial(search, inner, asked)
-        assert asked.yardstick and outcome(search, query, asked.number)[1] == "released"
-    keeping.folder(search).unlink()
-    again = search.ask()
-    assert again.candidate == asked.candidate and run_trial(search, inner, again) == "finished"
+            ended(run_trial(search, inner, asked))
+        assert (asked.number, asked.yardstick) == (0, True) and outcome(search, query, 0)[0] == "WAITING"
+    folder.unlink()
+    assert ended(run_trial(search, inner, search.ask()))[1] == "finished" and stored(search, asked) == unbroken(inner, asked.candidate)
 
 
 @pytest.fixture
@@ -101,10 +208,9 @@ def test_a_stopped_trial_is_given_back(search: Search, inner: InnerLoop, query: 
     asked = search.ask()
     threading.Timer(0.3, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1)).start()
     with pytest.raises(Stopped):
-        run_trial(search, inner, asked)
-    assert outcome(search, query, 0) == ("FAIL", "released", "the worker was stopped")
-    assert search.ask().candidate == asked.candidate and not keeping.path_for(search, asked).exists()
-    assert not results.artifacts(search.store, search.id, keeping.WEIGHTS), "nor is there said to be a file"
+        ended(run_trial(search, inner, asked))
+    assert outcome(search, query, 0)[0] == "WAITING" and leases.read(search.store, asked.id).losses == 0
+    assert search.ask().candidate == asked.candidate
 
 
 def run_out(query: Callable, asked: Asked) -> None:
@@ -117,9 +223,25 @@ def run_out(query: Callable, asked: Asked) -> None:
 def test_a_trial_whose_lease_ran_out_is_lost_and_writes_nothing(search: Search, inner: InnerLoop, query: Callable, opened: Callable) -> None:
     asked = search.ask()
     run_out(query, asked)
-    assert run_trial(search, inner, asked) == "lost"
+    assert ended(run_trial(search, inner, asked)) == ([], "lost")
     assert not query("SELECT 1 FROM peft_pareto.scores WHERE trial_id = :id", id=asked.id)
     assert Search(opened(), search.settings).ask().candidate == asked.candidate
+
+
+def test_one_that_is_lost_between_two_rungs_leaves_the_other_worker_s_files_alone(search: Search, inner: InnerLoop, query: Callable, opened: Callable) -> None:
+    asked = search.ask()
+    sleeper = run_trial(search, inner, asked)
+    next(sleeper)
+    run_out(query, asked)
+    other = Search(opened(), search.settings)
+    trials.expire(other.store, other.id)
+    again = other.ask()
+    assert again.number == asked.number
+    trial = run_trial(other, inner, again)
+    state = keeping.state_path(search, asked)
+    before = state.read_bytes()
+    assert ended(sleeper) == ([], "lost") and state.read_bytes() == before
+    assert ended(trial) == ([], "finished") and stored(search, asked) == unbroken(inner, asked.candidate)
 
 
 def test_a_worker_survives_that_it_may_not_tell_a_failure_or_give_back_any_more(search: Search, query: Callable, caplog) -> None:
@@ -130,29 +252,54 @@ def test_a_worker_survives_that_it_may_not_tell_a_failure_or_give_back_any_more(
     assert "was not given back" in caplog.text and leases.read(search.store, asked.id).outcome is None
 
 
-def test_a_measured_trial_is_told_though_the_database_was_away(inner: InnerLoop, tmp_path) -> None:
+def test_a_measured_trial_is_told_though_the_database_was_away(inner: InnerLoop, tmp_path, monkeypatch) -> None:
     folder = Path(tempfile.mkdtemp(prefix="pp"))  # short: a socket's path has 107 characters
     try:
         search = Search(open_store(embedded.start(folder), worker_name()), replace(inner.settings, study="outage", out=str(tmp_path), keep="none"))
         search.register(1, inner.identity)
         asked = search.ask()
+        real, away = inner.scores, threading.Event()
 
-        def stop_after_generating(stage: str) -> None:
-            if stage == "scoring":
+        def scores(measured):
+            """The real ones, while the server restarts."""
+            if not away.is_set():
+                away.set()
                 embedded.stop(folder)
                 threading.Timer(2.0, embedded.start, (folder,)).start()
+            return real(measured)
 
-        class Watched:
-            """The real inner loop, which says when it comes to the scores."""
-            def evaluate(self, candidate, number, on_stage, keep, state, on_loss):
-                return inner.evaluate(candidate, number, lambda stage: (on_stage(stage), stop_after_generating(stage)), keep, state, on_loss)
-
-        assert run_trial(search, Watched(), asked) == "finished"
-        assert leases.counts(search.store, search.id).finished == 1 and search.was_told(asked)
+        monkeypatch.setattr(inner, "scores", scores)
+        assert ended(run_trial(search, inner, asked)) == ([2], "finished") and away.is_set()
+        assert leases.counts(search.store, search.id).finished == 1 and stored(search, asked).keys() == set(RUNGS)
         search.store.close()
     finally:
         embedded.stop(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def tensors() -> int:
+    return sum(isinstance(each, torch.Tensor) for each in gc.get_objects())
+
+
+def test_after_a_trial_no_tensor_and_no_process_is_left(search: Search, inner: InnerLoop) -> None:
+    """Nor until garbage is next collected: on a GPU the next trial would not have that memory."""
+    ended(run_trial(search, inner, search.ask()))  # whatever is loaded once is loaded now
+    gc.collect()
+    before, processes = tensors(), psutil.Process().children(recursive=True)
+    gc.disable()
+    try:
+        ended(run_trial(search, inner, search.ask()))
+        assert tensors() == before
+        broken = search.ask()
+        assert ended(run_trial(search, inner, replace(broken, candidate=replace(broken.candidate, learning_rate=1e9))))[1] == "failed"
+        assert tensors() == before
+        given_back = run_trial(search, inner, search.ask())
+        next(given_back)
+        given_back.close()
+        assert tensors() == before
+    finally:
+        gc.enable()
+    assert psutil.Process().children(recursive=True) == processes
 
 
 @pytest.mark.parametrize(("error", "own"), [(TrainingDiverged(2, float("nan"), 1.0), True), (BadSelection("x"), True), (BadArray("x"), True),

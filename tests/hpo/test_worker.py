@@ -1,4 +1,4 @@
-"""A worker as a process and as a value: joining, waiting, repeating itself, and being told to stop."""
+"""A worker as a process and as a value: joining, waiting, repeating itself, being told to stop, killed and put to sleep."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ import pytest
 import torch
 from launching import until
 
+from hpo import code
 from hpo import worker as module
+from hpo.code import OtherCode
 from hpo.command import one_line_errors
 from hpo.errors import BadSetting
 from hpo.identity import identity, resolution_of
@@ -23,9 +25,10 @@ from hpo.inner_loop import check_usable
 from hpo.preparation import dealt_sides
 from hpo.settings import Settings
 from hpo.study import Ended, Search
-from hpo.worker import STORAGE_VARIABLE, Worker, stored_settings
+from hpo.worker import STORAGE_VARIABLE, Over, Rung, Worker, stored_settings
 from storage import results
 from storage.errors import SettingsDiffer, UnknownStudy
+from trainers.candidate import Candidate
 
 Made = Callable[..., Settings]
 
@@ -114,6 +117,8 @@ def test_a_folder_for_tensors_that_cannot_be_written_is_noticed_before_any_train
     (tmp_path / "file").write_text("")
     with pytest.raises(BadSetting, match=f"--out {tmp_path / 'file'}: kept tensors cannot be written there"):
         Worker(url, search.settings.study, paths={"out": str(tmp_path / "file")})
+    with pytest.raises(BadSetting, match=f"--checkpoints {tmp_path / 'file'}: training states cannot be written there"):
+        Worker(url, search.settings.study, paths={"checkpoints": str(tmp_path / "file")})
     assert Worker(url, search.settings.study, paths={"out": str(tmp_path / "here")}).work() == 0
     assert list((tmp_path / "here").rglob("*.safetensors")), "not where launch would have them"
 
@@ -149,25 +154,102 @@ def process(url: str, repository: Path, tmp_path: Path):
 
 def test_it_takes_trials_until_the_study_is_finished_and_says_so_without_noise(registered: Callable, process: Callable, states: Callable, tmp_path) -> None:
     search = registered(trials=1, study=f"a 'b' \"c\" 🩻 {time.time_ns()}")
-    assert process(search.settings.study).wait(120) == 0
+    assert process(search.settings.study).wait(300) == 0
     assert states(search.settings.study) == {"COMPLETE": 1}
     log = (tmp_path / "worker.log").read_text()
     assert "trial 0 finished" in log and "all 1 trials are finished" in log
     assert "ExperimentalWarning" not in log and "Traceback" not in log and "it/s]" not in log
 
 
+def trains(query: Callable, search: Search) -> list:
+    return query("SELECT 1 FROM peft_pareto.leases WHERE study_id = :s AND stage LIKE 'step%'", s=search.id)
+
+
+def shorten_leases(query: Callable, search: Search, seconds: float) -> None:
+    query("UPDATE peft_pareto.studies SET lease_seconds = :l WHERE study_id = :s", l=seconds, s=search.id)
+
+
+def rungs(search: Search, trial: int = 0) -> dict[int, tuple[float, float]]:
+    return {row["steps"]: (row["fd"], row["copy_excess"]) for row in results.rungs(search.store, search.settings.study) if row["trial"] == trial}
+
+
+def unbroken(worker: Worker, number: int = 0) -> dict[int, tuple[float, float]]:
+    """A trial's rungs by trainings that nobody disturbs."""
+    trial_id = next(trial._trial_id for trial in worker.search.study.trials if trial.number == number)
+    candidate = Candidate.from_json(results.candidate(worker.search.store, trial_id))
+    found = {steps: worker.inner.evaluate(replace(candidate, steps=steps)).scores for steps in worker.search.rungs_of(candidate)}
+    return {steps: (float(scores["fd"].value), float(scores["copy_excess"].value)) for steps, scores in found.items()}
+
+
+@pytest.mark.parametrize("after", [0, 20])
+def test_a_killed_worker_s_trial_goes_on_elsewhere_to_the_same_scores(after: int, registered: Callable, process: Callable, url: str, states: Callable,
+                                                                    query: Callable) -> None:
+    """kill -9 before the first rung and between two: one Optuna trial, to the last digit."""
+    search = registered(trials=1, steps=40)
+    shorten_leases(query, search, 3.0)
+    killed = process(search.settings.study)
+    until(lambda: trains(query, search) and (not after or rungs(search)), 300, "it trains")
+    killed.kill(), killed.wait()
+    assert list(rungs(search)) == [20][:bool(after)] and states(search.settings.study) == {"RUNNING": 1}
+    worker = Worker(url, search.settings.study)
+    assert worker.work() == 0 and states(search.settings.study) == {"COMPLETE": 1}
+    assert rungs(search) == unbroken(worker)
+
+
+def test_a_worker_that_slept_for_longer_than_its_lease_writes_nothing_and_goes_on_with_another_trial(
+        registered: Callable, process: Callable, url: str, states: Callable, query: Callable, tmp_path) -> None:
+    search = registered(trials=2, steps=40, keep="all")
+    shorten_leases(query, search, 3.0)
+    sleeper = process(search.settings.study)
+    until(lambda: rungs(search), 300, "a rung is evaluated")
+    sleeper.send_signal(signal.SIGSTOP)
+    held = "SELECT count(*) FROM peft_pareto.leases WHERE study_id = :s AND expires_at > clock_timestamp()"
+    until(lambda: query(held, s=search.id) == [(0,)], 60, "its lease runs out")
+    worker = Worker(url, search.settings.study)
+    while not isinstance(done := worker.turn(), Over):
+        pass
+    assert (done.trial, done.outcome, done.steps) == (0, "finished", 40)
+    before, written = rungs(search), {path: path.stat().st_mtime_ns for path in Path(search.settings.out).rglob("trial-00000-*")}
+    assert before == unbroken(worker) and len(written) == 3
+    worker.search.store.close()
+    sleeper.send_signal(signal.SIGCONT)
+    assert sleeper.wait(300) == 0 and states(search.settings.study) == {"COMPLETE": 2}
+    assert rungs(search) == before and {path: path.stat().st_mtime_ns for path in Path(search.settings.out).rglob("trial-00000-*")} == written
+    log = (tmp_path / "worker.log").read_text()
+    assert "trial 0 was lost" in log and "trial 1 finished" in log and "Traceback" not in log
+
+
+def test_other_code_may_not_join_and_a_launch_makes_its_own_the_study_s(registered: Callable, url: str, query: Callable) -> None:
+    search = registered(trials=1)
+    query("UPDATE peft_pareto.studies SET settings = jsonb_set(settings, '{free,code}', '\"older\"') WHERE study_id = :s", s=search.id)
+    with pytest.raises(OtherCode, match=f"is run with code older, this worker has {code.content_hash()}: install the version of the launch here") as refused:
+        Worker(url, search.settings.study)
+    assert "\n" not in str(refused.value)
+    registered(study=search.settings.study, trials=1)
+    assert Worker(url, search.settings.study).work() == 0
+
+
+def test_between_two_rungs_it_says_which_and_gives_the_trial_back(registered: Callable, url: str, states: Callable) -> None:
+    search = registered(trials=1)
+    worker = Worker(url, search.settings.study)
+    assert worker.turn() == Rung(0, 2)
+    worker.give_back(), worker.give_back()
+    assert states(search.settings.study) == {"WAITING": 1}
+    assert worker.turn() == Over(0, 4, "finished") and isinstance(worker.turn(), Ended)
+
+
 @pytest.mark.parametrize("how", ["SIGTERM", "the end of its parent"])
 def test_a_stopped_worker_gives_its_trial_back(how: str, registered: Callable, process: Callable, states: Callable, query: Callable) -> None:
     search = registered(trials=9, steps=400)
     running = process(search.settings.study, "--with-parent")
-    until(lambda: query("SELECT 1 FROM peft_pareto.leases WHERE study_id = :s AND stage LIKE 'step%'", s=search.id), 120, "it trains")
+    until(lambda: trains(query, search), 300, "it trains")
     if how.startswith("SIG"):
         running.send_signal(getattr(signal, how))
     else:
         running.stdin.close()
     assert running.wait(30) == 130
-    assert states(search.settings.study) == {"FAIL": 1, "WAITING": 1}
-    assert query("SELECT outcome FROM trial_scores WHERE study = :s AND state = 'FAIL'", s=search.settings.study) == [("released",)]
+    assert states(search.settings.study) == {"WAITING": 1}
+    assert query("SELECT losses, outcome FROM peft_pareto.leases WHERE study_id = :s", s=search.id) == [(0, None)]
 
 
 def test_a_finished_study_is_its_end_at_once(searching: Callable, finish: Callable) -> None:

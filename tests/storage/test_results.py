@@ -11,12 +11,14 @@ import optuna
 import pytest
 from sqlalchemy import text
 
-from storage import leases, results
+from storage import leases, results, trials
 from storage.errors import BadValue, ForeignStudy, SettingsDiffer, UnknownStudy
 
 SCORES = ("fd", "kid", "loss_gap", "copy_excess", "copy_rate", "amd_train", "amd_twin")
 COLUMNS = ["study", "trial", "candidate", "method", "steps", "trainable", "trainable_share", "joint_reward", "seconds"]
 COLUMNS += [name + bound for name in SCORES for bound in ("", "_low", "_high")]
+TRIAL_COLUMNS = ["state", "outcome", "reason", "baseline", "repeat", "reached", "rungs", "on_front"]
+RUNG_COLUMNS = ["state", "baseline", "repeat", "memory", "feasible", "on_front"]
 KINDS = {
     "objectives": ("fd", "copy_excess"),
     "directions": {},
@@ -34,7 +36,7 @@ def test_contents_that_differ_are_named_with_their_places(study: Callable) -> No
 
 
 def test_a_study_is_joined_if_its_binding_settings_agree(study: Callable) -> None:
-    made = study(trials=5)
+    made = study(5)
     again = results.register(made.store, made.id, 8, {"data": "phantoms"}, {"workers": 2}, **KINDS)
     assert (again.trials, again.created) == (8, False)
     fewer = results.register(made.store, made.id, 3, {"data": "phantoms"}, {"workers": 4}, **KINDS)
@@ -71,9 +73,9 @@ def test_a_study_with_trials_of_its_own_is_not_taken_over(store) -> None:
     with pytest.raises(ForeignStudy):
         results.register(store, foreign._study_id, 5, {}, {}, **KINDS)
     fresh = optuna.create_study(storage=store.optuna)
-    for trials in (None, 0, -1):
+    for number in (None, 0, -1):
         with pytest.raises(BadValue, match="trials="):
-            results.register(store, fresh._study_id, trials, {}, {}, **KINDS)
+            results.register(store, fresh._study_id, number, {}, {}, **KINDS)
 
 
 def test_two_launches_register_one_study(opened: Callable, store) -> None:
@@ -92,22 +94,6 @@ def test_two_launches_register_one_study(opened: Callable, store) -> None:
     assert sorted(made) == [False, False, True]
 
 
-def test_scores_of_any_number_type_are_stored_and_nan_is_refused(study: Callable) -> None:
-    made = study()
-    trial = made.ask(hash="h", trainable=numpy.int64(7), trainable_share=numpy.float32(0.5))
-    scores = {"fd": (numpy.float64(0.25), numpy.float32(0.125), 1), "kid": (2.0, None, None)}
-    results.record_scores(made.store, trial._trial_id, scores, seconds=numpy.float64(3.5))
-    for bad in (float("nan"), numpy.nan, float("inf")):
-        with pytest.raises(BadValue, match="loss_gap"):
-            results.record_scores(made.store, trial._trial_id, {"fd": (9, 9, 9), "loss_gap": (bad, 0, 1)})
-    made.finish(trial)
-    (row,) = results.front(made.store, made.study.study_name)
-    assert list(row) == COLUMNS
-    assert (row["fd"], row["fd_low"], row["fd_high"]) == (0.25, 0.125, 1.0)
-    assert (row["kid"], row["kid_low"], row["loss_gap"]) == (2.0, None, None)
-    assert (row["trainable"], row["trainable_share"], row["seconds"]) == (7, 0.5, 3.5)
-
-
 def test_first_references_win(study: Callable) -> None:
     made = study()
     assert results.references(made.store, made.id) is None
@@ -117,51 +103,25 @@ def test_first_references_win(study: Callable) -> None:
     assert (first.q_base, first.scores, first.base) == (5.0, {"fd": (5.0, 4.0, 6.0)}, {"seed": 1})
 
 
-def test_duplicates_are_finished_running_or_guilty(study: Callable) -> None:
-    made = study(trials=20)
-
-    def duplicate(hash: str, trial: optuna.Trial) -> int | None:
-        return results.find_duplicate(made.store, made.id, hash, trial._trial_id)
-
-    finished, guilty, unlucky = made.ask(hash="f"), made.ask(hash="g"), made.ask(hash="u")
-    made.finish(finished)
-    made.fail(guilty, own_cause=True)
-    made.fail(unlucky)
-    first, second = made.ask(hash="r"), made.ask(hash="r")
-    new = made.ask()
-    assert duplicate("f", new) == finished.number
-    assert duplicate("g", new) == guilty.number
-    assert duplicate("u", new) is None
-    assert duplicate("r", new) == first.number
-    assert duplicate("r", second) == first.number
-    assert duplicate("r", first) is None, "each would give way to the other and nobody would run"
-    made.fail(second, "duplicate")
-    made.fail(first, "released")
-    assert duplicate("r", new) is None
-    other = study()
-    assert results.find_duplicate(made.store, other.id, "f", 0) is None
-
-
 def test_joint_reward_by_hand(study: Callable) -> None:
     made = study(reward_weight=0.25)
     results.record_references(made.store, made.id, **REFERENCES)
-
-    def run(q: float, m: float, **candidate: object) -> optuna.Trial:
-        trial = made.ask(hash=str(q), **candidate)
-        results.record_scores(made.store, trial._trial_id, {"fd": (q, q, q), "copy_excess": (m, m, m)})
-        return trial
-
-    yardstick, point = run(2.0, 0.8, yardstick=True), run(4.0, 0.2)
+    yardstick, point = made.start(yardstick=True), made.start()
+    made.rung(yardstick, 9.0, 0.9, steps=10)
+    made.rung(yardstick, 2.0, 0.8, steps=30)
     made.finish(point, 4.0, 0.2)
-    (row,) = results.front(made.store, made.study.study_name)
-    assert row["joint_reward"] is None, "the yardstick is not finished"
+    rows = results.front(made.store, made.study.study_name)
+    assert [row["joint_reward"] for row in rows] == [None, None], "the yardstick is not finished"
     made.finish(yardstick, 2.0, 0.8)
-    rewards = {row["trial"]: row["joint_reward"] for row in results.front(made.store, made.study.study_name)}
-    # w (q_base - q) / (q_base - q_real) - (1 - w) (m - m_base) / (m_yard - m_base)
-    assert rewards[point.number] == pytest.approx(0.25 * (5 - 4) / (5 - 1) - 0.75 * 0.2 / 0.8)
-    assert rewards[yardstick.number] == pytest.approx(0.25 * (5 - 2) / (5 - 1) - 0.75)
+    rewards = {(row["trial"], row["steps"]): row["joint_reward"] for row in results.rungs(made.store, made.study.study_name)}
+    # w (q_base - q) / (q_base - q_real) - (1 - w) (m - m_base) / (m_yard - m_base), m_yard that of the yardstick's last rung
+    assert rewards[point.number, 30] == pytest.approx(0.25 * (5 - 4) / (5 - 1) - 0.75 * 0.2 / 0.8)
+    assert rewards[yardstick.number, 30] == pytest.approx(0.25 * (5 - 2) / (5 - 1) - 0.75)
+    assert rewards[yardstick.number, 10] == pytest.approx(0.25 * (5 - 9) / (5 - 1) - 0.75 * 0.9 / 0.8)
     assert results.joint_reward(made.store, made.id, 5.0, 0.0) == 0
     assert results.joint_reward(made.store, made.id, 1.0, 0.0) == pytest.approx(0.25)
+    for view in (results.front, results.trials):
+        assert all(row["joint_reward"] == rewards[row["trial"], row["steps"]] for row in view(made.store, made.study.study_name))
 
 
 def test_joint_reward_of_maximised_scores_and_of_no_room(study: Callable) -> None:
@@ -172,12 +132,31 @@ def test_joint_reward_of_maximised_scores_and_of_no_room(study: Callable) -> Non
         (1.0, 5.0, 4.0, 6.0, None),
     ]
     for q_base, q_real, m_base, m_yard, expected in cases:
-        made = study(quality="amd_train", memorization="amd_twin")
+        made = study(quality="amd_train", memorization="amd_twin", directions=("maximize", "maximize"))
         results.record_references(made.store, made.id, q_base=q_base, q_real=q_real, m_base=m_base, scores={})
-        trial = made.ask(hash="y", yardstick=True)
-        results.record_scores(made.store, trial._trial_id, {"amd_train": (3, 3, 3), "amd_twin": (m_yard, 0, 9)})
-        made.finish(trial)
+        scores = {"amd_train": (3, 3, 3), "amd_twin": (m_yard, 0, 9)}
+        made.finish(made.start(yardstick=True), 3.0, m_yard, scores=scores)
         assert results.joint_reward(made.store, made.id, 3.0, 2.0) == expected
+
+
+def test_a_joint_reward_study_has_one_best_point_once_its_yardstick_is_finished(study: Callable) -> None:
+    made = study(objectives=("joint_reward",), directions=("maximize",))
+    results.record_references(made.store, made.id, **REFERENCES)
+
+    def finish(q: float, m: float, **candidate: object) -> int:
+        trial = made.start(**candidate)
+        made.rung(trial, q, m, steps=30, scores={"fd": (q, q, q), "copy_excess": (m, m, m)})
+        trials.tell(made.store, trial.trial_id, "finished", state="COMPLETE", values=[0.0])
+        return trial.number
+
+    point, best = finish(4.0, 0.2), finish(2.0, 0.2)
+    assert results.front(made.store, made.study.study_name) == []
+    finish(2.0, 0.8, yardstick=True)
+    (row,) = results.front(made.store, made.study.study_name)
+    assert row["trial"] == best and row["joint_reward"] == pytest.approx(0.5 * 3 / 4 - 0.5 * 0.2 / 0.8)
+    assert results.progress(made.store, made.id).front == 1
+    assert [row["on_front"] for row in results.trials(made.store, made.study.study_name)] == [False, True, False]
+    assert point == 0
 
 
 def _dominates(a: tuple, b: tuple) -> bool:
@@ -188,46 +167,115 @@ def _dominates(a: tuple, b: tuple) -> bool:
                                         ("minimize",) * 4, ("minimize", "maximize") * 3])  # fmt: skip
 def test_front_is_the_brute_force_front(study: Callable, directions: tuple[str, ...]) -> None:
     random.seed(len(directions))
-    made = study(trials=80, directions=directions)
-    points = {}
-    for number in range(50):
-        # Few distinct values make many ties.
-        values = tuple(random.choice((0.0, 0.5, 1.0, 1.5, 2.0, -1.5)) for _ in directions)
-        trial = made.ask()
+    made = study(80, directions=directions, objectives=[f"objective {place}" for place in range(len(directions))])
+    signs = [1 if direction == "minimize" else -1 for direction in directions]
+    points, feasible = {}, {}
+    for number in range(40):
+        trial = made.start()
+        for steps in (10, 30):
+            # Few distinct values make many ties.
+            values = tuple(random.choice((0.0, 0.5, 1.0, 1.5, 2.0, -1.5)) for _ in directions)
+            feasible[number, steps] = random.random() > 0.1
+            made.rung(trial, *values, steps=steps, violations={"bound": 0.0 if feasible[number, steps] else 0.5, "other": -1.0})
+            points[number, steps] = tuple(sign * value for sign, value in zip(signs, values, strict=True))
+            if number % 10 == 3:
+                break
         if number % 10 == 3:
-            made.fail(trial)
+            trials.tell(made.store, trial.trial_id, "finished", state="PRUNED")
         elif number % 10 == 5:
-            made.finish(trial, *(float("inf"), *values[1:]))
+            made.fail(trial)
         elif number % 10 == 7:
-            leases.settle(made.store, trial._trial_id, "finished")
-            made.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        else:
-            made.finish(trial, *values)
-            signs = [1 if direction == "minimize" else -1 for direction in directions]
-            points[trial.number] = tuple(sign * value for sign, value in zip(signs, values, strict=True))
-    made.ask()
-    expected = [number for number, point in points.items() if not any(_dominates(o, point) for o in points.values())]
+            trials.leave(made.store, trial.trial_id)
+        elif number % 10 != 9:
+            trials.tell(made.store, trial.trial_id, "finished", state="COMPLETE", values=values)
+    made.start(outcome="duplicate")
+    standing = {place: point for place, point in points.items() if feasible[place]}
+    expected = [place for place, point in standing.items() if not any(_dominates(o, point) for o in standing.values())]
     rows = results.trials(made.store, made.study.study_name)
-    assert [row["trial"] for row in results.front(made.store, made.study.study_name)] == expected
-    assert [row["trial"] for row in rows if row["on_front"]] == expected
+    assert [(row["trial"], row["steps"]) for row in results.front(made.store, made.study.study_name)] == expected
+    of_rungs = results.rungs(made.store, made.study.study_name)
+    assert [(row["trial"], row["steps"]) for row in of_rungs if row["on_front"]] == expected
+    assert {(row["trial"], row["steps"]): row["feasible"] for row in of_rungs} == feasible
+    assert [row["trial"] for row in rows if row["on_front"]] == sorted({number for number, _ in expected})
     assert results.progress(made.store, made.id).front == len(expected)
-    assert len(rows) == 51 and rows[50]["state"] == "RUNNING"
+    assert len(rows) == 41 and {row["state"] for row in rows} == {"COMPLETE", "PRUNED", "FAIL", "WAITING", "RUNNING"}
 
 
-def test_all_trials_are_shown_with_how_they_ended(study: Callable) -> None:
+def test_repeats_are_one_point_at_their_mean(study: Callable) -> None:
+    made = study(10)
+
+    def finish(hash: str, repeat: int, q: float, m: float, **more: object) -> None:
+        trial = made.start(hash, repeat=repeat)
+        made.finish(trial, q, m, hash=hash, seconds=10.0 * (repeat + 1), **more)
+
+    finish("other", 0, 2.0, 2.0)
+    finish("lucky", 0, 0.0, 1.0)
+    (first,) = results.front(made.store, made.study.study_name)
+    assert (first["trial"], first["repeats"], first["fd"]) == (1, 1, 0.0)
+    finish("lucky", 1, 6.0, 3.0)
+    (row,) = results.front(made.store, made.study.study_name)
+    assert (row["trial"], row["repeats"]) == (0, 1), "its mean is (3, 2), which (2, 2) dominates"
+    finish("lucky", 2, 0.0, 0.5)
+    finish("lucky", 2, 9.0, 9.0)
+    by_trial = {row["trial"]: row for row in results.front(made.store, made.study.study_name)}
+    assert list(by_trial) == [1] and by_trial[1]["repeats"] == 3, "what was measured again with the same seed adds nothing"
+    mean = by_trial[1]
+    assert (mean["fd"], mean["fd_low"], mean["fd_high"], mean["copy_excess"], mean["seconds"]) == (2.0, 1.5, 2.5, 1.5, 20.0)
+    assert [(row["repeat"], row["on_front"]) for row in results.rungs(made.store, made.study.study_name)] == [
+        (0, False), (0, True), (1, True), (2, True), (2, True)]  # fmt: skip
+    finish("lucky", 3, 0.0, 0.0, violations={"bound": 1.0})
+    assert [row["trial"] for row in results.front(made.store, made.study.study_name)] == [0], "a repeat that is infeasible takes its point off"
+
+
+def test_a_trial_is_shown_at_its_last_rung_and_a_rung_at_its_own(study: Callable) -> None:
     made = study()
-    trial = made.ask(hash="h", baseline="full")
+    trial = made.start("h", baseline="full", repeat=1, trainable=numpy.int64(7), trainable_share=numpy.float32(0.5), words="own words")
+    (row,) = results.trials(made.store, made.study.study_name)
+    assert list(row) == COLUMNS + TRIAL_COLUMNS
+    assert (row["steps"], row["reached"], row["rungs"], row["fd"], row["seconds"], row["on_front"]) == (30, None, 0, None, None, False)
+    made.rung(trial, 1.0, 1.0, steps=10, seconds=4.0)
+    made.rung(trial, 2.0, 0.5, steps=30, seconds=9.0, memory=5)
     made.fail(trial)
     (row,) = results.trials(made.store, made.study.study_name)
-    more = ["state", "number", "outcome", "reason", "baseline", "on_front"]
-    assert list(row) == COLUMNS + more
-    assert [row[name] for name in more] == ["FAIL", 0, "failed", "a reason", "full", False]
+    assert (row["steps"], row["reached"], row["rungs"], row["fd"], row["seconds"], row["on_front"]) == (30, 30, 2, 2.0, 9.0, True)
+    assert [row[name] for name in TRIAL_COLUMNS[:5]] == ["FAIL", "failed", "a reason", "full", 1]
+    first, last = results.rungs(made.store, made.study.study_name)
+    assert list(first) == COLUMNS + RUNG_COLUMNS
+    assert (first["steps"], first["fd"], first["seconds"], first["memory"]) == (10, 1.0, 4.0, None)
+    assert [last[name] for name in RUNG_COLUMNS] == ["FAIL", "full", 1, 5, True, True]
+    rows = results.front(made.store, made.study.study_name)
+    assert list(rows[0]) == COLUMNS + ["repeats"]
+    assert [(row["steps"], row["candidate"], row["seconds"]) for row in rows] == [(10, "a rung", 4.0), (30, "a rung", 9.0)]
+    assert (rows[0]["trainable"], rows[0]["trainable_share"], rows[0]["copy_excess_low"], rows[0]["kid"]) == (7, 0.5, 0.5, None)
+
+
+def test_hypervolume_is_kept_against_trials_and_time(study: Callable) -> None:
+    made = study(name="history")
+    for finished in (1, 2):
+        trial = made.start()
+        made.finish(trial, seconds=10.0)
+        for hypervolume in (0.0, numpy.float64(finished)):
+            trials.record_hypervolume(made.store, trial.trial_id, hypervolume)
+    with pytest.raises(BadValue, match="hypervolume=nan"):
+        trials.record_hypervolume(made.store, trial.trial_id, float("nan"))
+    with made.store.engine.connect() as connection:
+        rows = connection.execute(text("SELECT * FROM hypervolume_history WHERE study = 'history'")).all()
+    assert [tuple(row) for row in rows] == [("history", 0, 1, 10.0, 1.0), ("history", 1, 2, 20.0, 2.0)]
+
+
+def test_a_study_has_a_queue(study: Callable, store) -> None:
+    made = study(queue=[{"candidate": {"steps": 10}, "why": "warm start"}])
+    more = [{"candidate": {"steps": 10}, "why": "warm start"}, {"candidate": {"steps": 30}, "why": "mine"}]
+    for _ in range(2):
+        assert results.append_to_queue(made.store, made.id, more) == more
+    assert results.queue(made.store, made.id) == more
+    assert results.queue(made.store, study().id) == []
 
 
 @pytest.mark.parametrize("name", ['it\'s a "study"', "two  words ", "пациенты 🫁", "%s :name {x} \\ ;--"])
 def test_any_name_will_do(study: Callable, name: str) -> None:
     made = study(name=name)
-    made.finish(made.ask())
+    made.finish(made.start())
     assert [row["study"] for row in results.front(made.store, name)] == [name]
 
 
@@ -240,23 +288,23 @@ def test_an_unknown_study_is_named_with_those_there_are(study: Callable) -> None
 
 def test_progress_shows_who_is_at_what(study: Callable) -> None:
     made = study()
-    done = made.ask(hash="a")
-    results.record_scores(made.store, done._trial_id, {}, seconds=4.0)
-    made.finish(done)
-    trial = made.ask(hash="b", words="LoRA rank 8")
-    leases.heartbeat(made.store, trial._trial_id, "sampling")
+    done = made.start()
+    made.rung(done, seconds=1.0)
+    made.finish(done, seconds=4.0)
+    trial = made.start(words="LoRA rank 8")
+    leases.heartbeat(made.store, trial.trial_id, "sampling")
     progress = results.progress(made.store, made.id)
     (running,) = progress.running
     assert (running.number, running.worker, running.words) == (1, made.store.worker, "LoRA rank 8")
     assert running.stage == "sampling" and running.seconds >= 0
-    assert (progress.front, progress.seconds, progress.counts.finished) == (1, 4.0, 1)
+    assert (progress.front, progress.seconds, progress.counts.finished) == (2, 4.0, 1)
 
 
 def test_artifacts_are_kept_by_trial_and_may_be_forgotten_later(study: Callable) -> None:
     made = study()
-    trial = made.ask()
+    trial = made.start()
     for path in ("b.png", "a.png", "a.png"):
-        results.record_artifact(made.store, trial._trial_id, "picture", path)
+        results.record_artifact(made.store, trial.trial_id, "picture", path)
     made.finish(trial)
     assert results.artifacts(made.store, made.id, "picture") == {0: ["a.png", "b.png"]}
     results.forget_artifact(made.store, "a.png")
@@ -264,39 +312,27 @@ def test_artifacts_are_kept_by_trial_and_may_be_forgotten_later(study: Callable)
     assert results.artifacts(made.store, made.id, "weights") == {}
 
 
-def test_a_view_over_two_thousand_trials_is_quick(study: Callable) -> None:
-    made = study(trials=5000)
-    with made.store.engine.begin() as connection:
-        connection.execute(text("SET LOCAL session_replication_role = replica"))
-        numbers = {"s": made.id, "n": 2000}
-        connection.execute(text(
-            "INSERT INTO trials (study_id, number, state) SELECT :s, i, 'COMPLETE' FROM generate_series(0, :n - 1) i"
-        ), numbers)  # fmt: skip
-        connection.execute(text(
-            "INSERT INTO trial_values (trial_id, objective, value, value_type) SELECT trial_id, o, random(), 'FINITE' "
-            "FROM trials, generate_series(0, 1) o WHERE study_id = :s"
-        ), numbers)  # fmt: skip
-        connection.execute(text(
-            "INSERT INTO peft_pareto.scores SELECT trial_id, name, random(), 0, 1 FROM trials, "
-            "unnest(CAST(:names AS text[])) name WHERE study_id = :s"
-        ), {**numbers, "names": list(SCORES)})  # fmt: skip
+def test_views_and_fronts_of_many_rungs_are_quick(study: Callable) -> None:
+    made = study(5000)
+    made.fill(1500)
     times = {}
     with made.store.engine.connect() as connection:
-        for view in ("pareto_front", "trial_scores"):
+        for view in ("pareto_front", "trial_scores", "rung_scores"):
             query = f"EXPLAIN (ANALYZE, FORMAT JSON) SELECT * FROM {view} WHERE study = :name"
-            plan = connection.scalar(text(query), {"name": made.study.study_name})
-            times[view] = plan[0]["Execution Time"] / 1000
-    assert max(times.values()) < 1, times
+            times[view] = connection.scalar(text(query), {"name": made.study.study_name})[0]["Execution Time"] / 1000
+        query = "EXPLAIN (ANALYZE, FORMAT JSON) SELECT count(*) FROM peft_pareto.front_of(:id)"
+        times["front_of"] = connection.scalar(text(query), {"id": made.id})[0]["Execution Time"] / 1000
+    assert max(times.values()) < 1 and times["front_of"] < 0.1, times
 
 
 def test_a_loss_curve_is_stored_by_step_and_can_be_queried(study: Callable) -> None:
     made = study(name="curves")
-    trial = made.ask(hash="a")
-    results.record_curve(made.store, trial._trial_id, {10: (0.5, 0.6)})
-    results.record_curve(made.store, trial._trial_id, {numpy.int64(10): (numpy.float64(0.4), 0.55), 20: (0.3, 0.5)})
-    assert results.curve(made.store, trial._trial_id) == {10: (0.4, 0.55), 20: (0.3, 0.5)}
+    trial = made.start()
+    results.record_curve(made.store, trial.trial_id, {10: (0.5, 0.6)})
+    results.record_curve(made.store, trial.trial_id, {numpy.int64(10): (numpy.float64(0.4), 0.55), 20: (0.3, 0.5)})
+    assert results.curve(made.store, trial.trial_id) == {10: (0.4, 0.55), 20: (0.3, 0.5)}
     with pytest.raises(BadValue, match="train loss"):
-        results.record_curve(made.store, trial._trial_id, {30: (0.2, 0.4), 40: (float("nan"), 0.4)})
+        results.record_curve(made.store, trial.trial_id, {30: (0.2, 0.4), 40: (float("nan"), 0.4)})
     with made.store.engine.connect() as connection:
         rows = connection.execute(text("SELECT trial, step, train, twin FROM loss_curves WHERE study = 'curves'")).all()
     assert [tuple(row) for row in rows] == [(0, 10, 0.4, 0.55), (0, 20, 0.3, 0.5)]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 
+import optuna
 import pytest
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import text
 
 import storage
-from storage import schema
-from storage.engine import connect
+from storage import leases, results, schema, trials
+from storage.engine import connect, optuna_storage
 from storage.errors import SchemaError, StorageUnreachable
 
 OBJECTS = (
@@ -117,3 +120,69 @@ def test_a_role_named_like_our_schema_finds_optunas_tables(database: str) -> Non
             assert connection.scalar(text("SELECT count(*) FROM pareto_front")) == 0
         assert store.optuna.get_all_studies() == []
         store.close()
+
+
+#: A study as revision 0002 left it: finished, failed, running and enqueued trials; told in the order 1, 0.
+OLD = """
+SET LOCAL session_replication_role = replica;
+INSERT INTO studies (study_id, study_name) VALUES (1, 'old'), (2, 'rewarded'), (3, 'not ours');
+INSERT INTO study_directions (direction, study_id, objective) VALUES ('MINIMIZE', 1, 0), ('MINIMIZE', 1, 1), ('MAXIMIZE', 2, 0), ('MINIMIZE', 3, 0);
+INSERT INTO trials (trial_id, number, study_id, state, datetime_start, datetime_complete) VALUES
+    (1, 0, 1, 'COMPLETE', '2026-01-01 10:00', '2026-01-01 10:01'), (2, 1, 1, 'COMPLETE', '2026-01-01 10:00', '2026-01-01 10:00:30'),
+    (3, 2, 1, 'FAIL', '2026-01-01', '2026-01-01'), (4, 3, 1, 'FAIL', '2026-01-01', '2026-01-01'), (5, 4, 1, 'RUNNING', '2026-01-01', NULL),
+    (6, 5, 1, 'WAITING', NULL, NULL), (7, 0, 2, 'COMPLETE', '2026-01-01', '2026-01-01'), (8, 0, 3, 'COMPLETE', '2026-01-01', '2026-01-01');
+INSERT INTO trial_values (trial_id, objective, value, value_type) VALUES
+    (1, 0, 2.0, 'FINITE'), (1, 1, 0.5, 'FINITE'), (2, 1, 0.25, 'FINITE'), (2, 0, 3.0, 'FINITE'), (7, 0, 0.125, 'FINITE'), (8, 0, 1, 'FINITE');
+INSERT INTO peft_pareto.studies (study_id, trials, settings, objectives, directions, reward_weight, quality, memorization) VALUES
+    (1, 4, '{"binding": {}, "free": {}}', '["fd", "copy_excess"]', '{}', 0.5, 'fd', 'copy_excess'),
+    (2, 4, '{"binding": {}, "free": {}}', '["joint_reward"]', '{}', 0.5, 'fd', 'copy_excess');
+INSERT INTO peft_pareto.leases (trial_id, study_id, worker, expires_at, outcome, settled_at) VALUES
+    (1, 1, 'w', '2026-01-02', 'finished', '2026-01-01 10:01'), (2, 1, 'w', '2026-01-02', 'finished', '2026-01-01 10:00:30'),
+    (3, 1, 'w', '2026-01-02', 'expired', '2026-01-01'), (4, 1, 'w', '2026-01-02', 'released', '2026-01-01'),
+    (5, 1, 'w', '2026-01-02', NULL, NULL), (7, 2, 'w', '2026-01-02', 'finished', '2026-01-01');
+INSERT INTO peft_pareto.candidates (trial_id, study_id, hash, words, method, steps, json, yardstick, seconds) VALUES
+    (1, 1, 'a', 'words of a', 'full', 200, '{"a": 1}', true, 55), (2, 1, 'b', 'words of b', 'bias', 100, '{}', false, NULL),
+    (3, 1, 'c', 'words of c', 'bias', 100, '{}', false, NULL), (5, 1, 'd', 'words of d', 'bias', 50, '{}', false, NULL),
+    (7, 2, 'e', 'words of e', 'full', 200, '{}', true, 5);
+INSERT INTO peft_pareto.scores (trial_id, name, value, low, high) VALUES (1, 'fd', 2.0, 1.5, 2.5), (1, 'copy_excess', 0.5, 0, 1), (2, 'fd', 3.0, 2, 4),
+    (2, 'copy_excess', 0.25, 0, 1), (3, 'fd', 9, 9, 9), (7, 'copy_excess', 0.75, 0, 1), (7, 'fd', 4.0, 3, 5);
+SELECT setval('trials_trial_id_seq', 100), setval('studies_study_id_seq', 100);
+"""
+
+
+def test_a_study_of_before_rungs_is_kept_and_read(database: str) -> None:
+    engine = connect(database)
+    optuna_storage(database)
+    with engine.begin() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", "storage:migrations")
+        config.set_main_option("path_separator", "os")
+        command.upgrade(config, "0002")
+        connection.exec_driver_sql(OLD)
+        # What the code of that revision had installed.
+        connection.exec_driver_sql("CREATE FUNCTION peft_pareto.front_of(study integer) RETURNS SETOF integer LANGUAGE sql AS 'SELECT 1'")
+        connection.exec_driver_sql("CREATE VIEW pareto_front AS SELECT peft_pareto.front_of(study_id) FROM peft_pareto.studies")
+        connection.exec_driver_sql("COMMENT ON SCHEMA peft_pareto IS 'functions and views of revision 0002'")
+    engine.dispose()
+    store = storage.open(database, "me")
+    rows = {row["trial"]: row for row in results.trials(store, "old")}
+    assert [rows[number]["state"] for number in range(6)] == ["COMPLETE", "COMPLETE", "FAIL", "FAIL", "RUNNING", "WAITING"]
+    assert [rows[number]["outcome"] for number in range(5)] == ["finished", "finished", "expired", "released", None]
+    assert [(rows[number]["reached"], rows[number]["seconds"], rows[number]["fd"]) for number in range(3)] == [(200, 55, 2), (100, 30, 3), (None, None, None)]
+    front = [(row["trial"], row["steps"], row["candidate"], row["fd_low"], row["repeats"]) for row in results.front(store, "old")]
+    assert front == [(0, 200, "words of a", 1.5, 1), (1, 100, "words of b", 2.0, 1)]
+    read = trials.rungs_since(store, 1, replicates=True)
+    assert [(row.number, row.values, row.root, row.repeat, row.own_steps) for row in read] == [(1, (3.0, 0.25), "b", 0, 100), (0, (2.0, 0.5), "a", 0, 200)]
+    assert read[0].parameters is read[0].distributions is read[0].replicates is None
+    (rewarded,) = trials.rungs_since(store, 2)
+    assert rewarded.values == (4.0, 0.75), "[q, m]"
+    counts = leases.counts(store, 1)
+    assert (counts.finished, counts.running, counts.waiting, counts.expired, counts.released) == (2, 1, 1, 1, 1)
+    assert trials.find_duplicate(store, 1, "a", 200) == 0 and trials.find_duplicate(store, 1, "d", 50) == 4
+    assert trials.expire(store, 1) == [4], "its worker is long gone"
+    taken = trials.take(store, 1, "request")
+    assert (taken.number, taken.losses, taken.rungs) == (4, 1, {})
+    trials.record_rung(store, taken.trial_id, 50, "d", "words of d", [1.0, 1.0], {}, 1.0)
+    trials.tell(store, taken.trial_id, "finished", state="COMPLETE", values=[1.0, 1.0])
+    assert optuna.load_study(study_name="old", storage=store.optuna).trials[4].values == [1.0, 1.0]
+    store.close()

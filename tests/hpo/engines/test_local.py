@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from hpo.engines.base import MOST_QUICK_DEATHS, QUICK_SECONDS, Deaths, cores, threads_for
-from hpo.engines.local import default_workers, gpus
+from hpo.engines.base import MOST_DEATHS, Deaths, cores, fitting_share, places_on, threads_for
+from hpo.engines.local import Local, default_workers, gpus
+from hpo.engines.ray import Ray
 from hpo.errors import BadSetting, SearchError
+from hpo.settings import Settings
+from storage.errors import StorageUnreachable
 
 
 @pytest.fixture
@@ -58,17 +61,54 @@ def test_threads_share_the_cores_unless_they_are_told(monkeypatch) -> None:
         assert threads_for(1) == cores() and threads_for(1000) == 1
 
 
-def test_workers_that_die_at_once_are_not_started_for_ever() -> None:
-    deaths = Deaths(most=10)
-    for _ in range(MOST_QUICK_DEATHS):
+@pytest.mark.parametrize(("count", "workers", "says"), [
+    (1, 2, "--workers 2: there is 1 GPU, and each worker of the local engine takes a whole one; share them out with --engine ray --gpus-per-trial 0.5, or take at most 1"),
+    (4, 6, "--workers 6: there are 4 GPUs.*--gpus-per-trial 0.5, or take at most 4"), (2, 6, "--gpus-per-trial 0.3333, or")])
+def test_more_workers_than_gpus_are_told_the_fraction_that_would_fit(count: int, workers: int, says: str, nvidia: Callable) -> None:
+    nvidia(count)
+    with pytest.raises(BadSetting, match=says) as refused:
+        Local().check(Settings(workers=workers))
+    assert "\n" not in str(refused.value)
+    Local().check(Settings(workers=count)), Local().check(Settings(workers=workers, device="cpu")), Local().check(Settings())
+    with pytest.raises(BadSetting, match="take at most 1"):
+        Local().check(Settings(workers=2, device="cuda:0"))
+    shared = Settings(engine="ray", workers=workers, gpus_per_trial=fitting_share(count, workers))
+    Ray().check(shared)
+    assert Ray().places(shared) == workers
+
+
+def test_ray_says_how_far_to_lower_the_fraction(nvidia: Callable) -> None:
+    nvidia(2)
+    with pytest.raises(BadSetting, match="--workers 6 --gpus-per-trial 0.4: only 4 fit on 2 GPUs; lower --gpus-per-trial to 0.3333, or take at most 4 workers"):
+        Ray().check(Settings(engine="ray", workers=6, gpus_per_trial=0.4))
+
+
+@pytest.mark.parametrize(("gpus", "share", "places"), [(2, 0.4, 4), (2, 1.0, 2), (1, 0.1, 10), (3, 2.0, 1), (1, 2.0, 0), (2, 0.3333, 6), (1, 0.00001, 10_000)])
+def test_no_fraction_is_split_between_two_gpus(gpus: int, share: float, places: int) -> None:
+    assert places_on(gpus, share) == places
+
+
+def test_workers_that_die_while_nothing_gets_on_are_not_started_for_ever() -> None:
+    deaths = Deaths(2, lambda: 7)
+    for _ in range(2 + MOST_DEATHS):
         deaths.note(1.0, "no module named x")
-    with pytest.raises(SearchError, match="4 workers died, the last one after 1 s: no module named x"):
+    with pytest.raises(SearchError, match="6 workers died while no trial got on, the last one after 1 s: no module named x"):
         deaths.note(1.0, "no module named x")
 
 
-def test_rare_deaths_are_borne_up_to_a_number() -> None:
-    deaths = Deaths(most=10)
-    for _ in range(10):
-        deaths.note(QUICK_SECONDS + 1, "killed")
-    with pytest.raises(SearchError, match="11 workers died"):
-        deaths.note(QUICK_SECONDS + 1, "killed")
+def test_deaths_between_which_trials_get_on_are_borne_however_many() -> None:
+    rungs = iter(range(1000))
+    deaths = Deaths(1, lambda: next(rungs))
+    for _ in range(100):
+        deaths.note(1.0, "killed")
+
+
+def test_a_store_that_is_away_is_no_sign_of_life() -> None:
+    def away() -> int:
+        raise StorageUnreachable("away")
+
+    deaths = Deaths(1, away)
+    for _ in range(1 + MOST_DEATHS):
+        deaths.note(1.0, "killed")
+    with pytest.raises(SearchError):
+        deaths.note(1.0, "killed")

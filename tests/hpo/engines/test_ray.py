@@ -1,12 +1,22 @@
-"""What is peculiar to the Ray engine: what a trial takes of the cluster, and what is refused."""
+"""What is peculiar to the Ray engine: what a trial takes of the cluster, what is refused, and how an actor stops between two rungs."""
 
 from __future__ import annotations
 
-import pytest
+import os
+import socket
+from collections.abc import Callable
 
-from hpo.engines.ray import Ray, check_reachable_store, shares_of
+import pytest
+import torch
+from launching import until
+
+from hpo.engines.ray import Ray, check_reachable_store, connected, own_folder, shares_of
 from hpo.errors import BadSetting
+from hpo.home import HOME_VARIABLE
+from hpo.identity import identity, resolution_of
+from hpo.preparation import dealt_sides
 from hpo.settings import Settings
+from hpo.study import Search
 
 
 def test_workers_share_the_cpus_of_this_machine(monkeypatch) -> None:
@@ -61,3 +71,36 @@ def test_on_this_machine_a_gpu_that_was_asked_for_must_be_there(monkeypatch) -> 
     with pytest.raises(BadSetting, match="lists no GPU"):
         Ray().check(Settings(device="cuda"))
     Ray().check(Settings(device="auto"))
+
+
+def test_an_actor_gives_a_result_a_rung_and_gives_its_trial_back_between_two(settings: Callable, opened: Callable, states: Callable, url: str) -> None:
+    """Ray has the main thread then, outside Python, where no signal is handled."""
+    import ray
+    from ray import tune
+
+    from hpo.engines.ray_actors import Bell, StudyTrial
+
+    torch.set_num_threads(1)
+    chosen = settings(trials=2, engine="ray")
+    Search(opened(), chosen).register(2, identity(chosen, dealt_sides(chosen, resolution_of(chosen))))
+    with connected(None):
+        bell = ray.remote(num_cpus=0)(Bell).remote()
+        given = {"url": url, "study": chosen.study, "threads": 1, "device": "cpu", "home": os.environ[HOME_VARIABLE]}
+        actor = ray.remote(num_cpus=1)(tune.with_parameters(StudyTrial, given=given, bell=bell)).remote()
+        said = [{name: result.get(name) for name in ("trial", "steps", "done", "outcome", "refused")}
+                for result in (ray.get(actor.train.remote(), timeout=300) for _ in range(3))]
+        assert said == [dict(trial=0, steps=2, done=False, outcome=None, refused=None), dict(trial=0, steps=4, done=True, outcome="finished", refused=None),
+                        dict(trial=1, steps=2, done=False, outcome=None, refused=None)]
+        assert states(chosen.study) == {"COMPLETE": 1, "RUNNING": 1}
+        assert len(ray.get(bell.ring.remote())) == 1
+        until(lambda: states(chosen.study) == {"COMPLETE": 1, "WAITING": 1}, 10, "the trial is given back")
+        assert ray.get(actor.train.remote(), timeout=30)["done"], "and nothing is begun after it"
+        assert states(chosen.study) == {"COMPLETE": 1, "WAITING": 1}
+
+
+def test_launches_have_folders_of_their_own_and_clear_those_of_killed_ones(tmp_path) -> None:
+    killed, other, running = (tmp_path / name for name in (f"ray-{socket.gethostname()}-{2**22 + 1}", "ray-elsewhere-7", f"ray-{socket.gethostname()}-{os.getppid()}"))
+    for folder in (killed, other, running):
+        folder.mkdir()
+    own = own_folder(tmp_path)
+    assert str(os.getpid()) in own.name and not killed.exists() and other.exists() and running.exists()

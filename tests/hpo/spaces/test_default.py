@@ -35,7 +35,7 @@ def test_one_rank_everywhere_or_one_a_region(bounds: Bounds, answered: Callable)
     candidate = DEFAULT.propose(answered(apart), bounds)
     assert candidate.parts == (Part(("down", "up"), ("cross-attention",), 4), Part(("mid",), ("cross-attention",), 16))
     assert candidate.words == "LoRA on cross-attention of down and up blocks (rank 4) and cross-attention of mid blocks (rank 16), lr 1e-3, 100 steps"
-    assert DEFAULT.parameters(candidate, bounds) == {name: value for name, value in apart.items() if bounds.mitigations or name != "mitigation"}
+    assert DEFAULT.fixed(candidate, bounds).params == {name: value for name, value in apart.items() if bounds.mitigations or name != "mitigation"}
 
 
 def test_equal_ranks_a_region_are_the_same_candidate_as_one_rank(bounds: Bounds, answered: Callable) -> None:
@@ -53,7 +53,7 @@ def test_a_unet_without_a_middle_has_no_choice_of_it(bounds: Bounds, proposed: C
 
 def test_what_is_not_chosen_is_not_asked(bounds: Bounds, proposed: Callable) -> None:
     for candidate in proposed(DEFAULT, replace(bounds, methods=tuple(METHODS), protects="outputs")):
-        asked = DEFAULT.parameters(candidate, replace(bounds, methods=tuple(METHODS), protects="outputs"))
+        asked = DEFAULT.fixed(candidate, replace(bounds, methods=tuple(METHODS), protects="outputs")).params
         assert any(name.startswith("rank") for name in asked) == bool(METHODS[candidate.method].ranks)
         about = [name for name in asked if name.rpartition(" of ")[2] in {*METHODS, *MITIGATIONS}]
         assert {name.rpartition(" of ")[2] for name in about} <= {candidate.method, *(applied.mitigation for applied in candidate.mitigations)}
@@ -74,6 +74,6 @@ def test_every_mitigation_and_none_is_proposed(bounds: Bounds, proposed: Callabl
 def test_rates_at_the_ends_of_the_range_can_be_proposed_again(method: str, end: int, bounds: Bounds, answered: Callable) -> None:
     here = replace(bounds, methods=(method,), rate_scale=0.123456)
     low, high = (float(f"{rate * here.rate_scale:.3g}") for rate in METHODS[method].learning_rates)
-    answers = {**DEFAULT.parameters(reference_candidate(method, 200, here.rate_scale), here), f"learning rate of {method}": (low, high)[end]}
+    answers = {**DEFAULT.fixed(reference_candidate(method, 200, here.rate_scale), here).params, f"learning rate of {method}": (low, high)[end]}
     candidate = DEFAULT.propose(answered(answers), here)
-    assert DEFAULT.propose(answered(DEFAULT.parameters(candidate, here)), here) == candidate and candidate.learning_rate == (low, high)[end]
+    assert DEFAULT.propose(answered(DEFAULT.fixed(candidate, here).params), here) == candidate and candidate.learning_rate == (low, high)[end]

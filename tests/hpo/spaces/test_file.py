@@ -64,7 +64,7 @@ def test_a_candidate_by_hand_and_back(written: Callable, bounds: Bounds, answere
     space = written(SPACE)
     candidate = space.propose(answered(answers), bounds)
     assert candidate == Candidate("lora", (Part(("mid",), ("cross-attention",), 4), Part(("up",), ("cross-attention",), 8)), 3e-4, 200)
-    assert space.parameters(candidate, bounds) == answers
+    assert space.fixed(candidate, bounds).params == answers
 
 
 def test_parameters_give_the_same_candidate_back(written: Callable, bounds: Bounds, answered: Callable, proposed: Callable) -> None:
@@ -75,7 +75,7 @@ def test_parameters_give_the_same_candidate_back(written: Callable, bounds: Boun
     assert {candidate.method for candidate in seen} == set(METHODS)
     assert {applied.mitigation for candidate in seen for applied in candidate.mitigations} == set(MITIGATIONS)
     for candidate in seen:
-        assert space.propose(answered(space.parameters(candidate, here)), here) == candidate
+        assert space.propose(answered(space.fixed(candidate, here).params), here) == candidate
 
 
 def test_only_the_methods_own_rates_are_scaled(written: Callable, bounds: Bounds) -> None:

@@ -65,7 +65,7 @@ def pair(request, bounds: Bounds) -> tuple[Space, Bounds]:
 def test_parameters_give_the_same_candidate_back(pair: tuple[Space, Bounds], answered: Callable, data) -> None:
     (space, changed), drawn = pair, Drawn(data)
     candidate = space.propose(drawn, changed)
-    parameters = space.parameters(candidate, changed)
+    parameters = space.fixed(candidate, changed).params
     assert 0 < len(parameters) <= len(drawn.params) <= MOST_DIMENSIONS
     trial = answered(parameters)
     assert space.propose(trial, changed) == candidate
@@ -100,15 +100,15 @@ def test_every_method_as_published_is_a_point_of_the_space(name: str, method: st
     for scale in (1.0, 0.123456):
         here = replace(bounds, methods=tuple(METHODS), rate_scale=scale)
         published = reference_candidate(method, here.steps[-1], scale)
-        assert SPACES[name].propose(answered(SPACES[name].parameters(published, here)), here) == published
+        assert SPACES[name].propose(answered(SPACES[name].fixed(published, here).params), here) == published
 
 
 def test_what_a_space_cannot_propose_has_no_parameters(space: Space, bounds: Bounds) -> None:
     published = reference_candidate("lora", 200)
     for stranger in (replace(published, learning_rate=123.0), replace(published, steps=77), replace(published, method="bias"),
                      replace(published, mitigations=(next(iter(other_mitigations(bounds)), None),)), replace(published, parts=())):
-        assert space.parameters(stranger, bounds) == {}
-    assert space.parameters(published, replace(bounds, methods=("bias",))) == {}
+        assert space.fixed(stranger, bounds) is None
+    assert space.fixed(published, replace(bounds, methods=("bias",))) is None
 
 
 def other_mitigations(bounds: Bounds) -> list:
@@ -158,6 +158,6 @@ def test_regions_are_those_of_the_unet(bounds: Bounds) -> None:
 
 
 def test_a_space_is_stateless(space: Space, bounds: Bounds) -> None:
-    answers = space.parameters(space.propose(optuna.create_study().ask(), bounds), bounds)
+    answers = space.fixed(space.propose(optuna.create_study().ask(), bounds), bounds).params
     first, second = (space.propose(optuna.trial.FixedTrial(answers), bounds) for _ in range(2))
     assert first == second and first.hash == second.hash

@@ -1,0 +1,222 @@
+"""The faults: each starts a study's workers, does its harm step by step, and says in the end what it did and how often.
+
+Each is a generator that gives, after a step, the seconds to wait until its next; it bears a database that is away.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from benchmarks.faults_proxy import Proxy
+from benchmarks.faults_study import TICK_SECONDS, FaultyStudy, NotPossible
+from storage.engine import LOCK_SPACE
+
+Plan = Generator[float, None, str]
+Wait = Iterator[float]
+
+FEW = 4  # workers, where their number is not the point
+HOURS = (5, -7)  # that the clocks of every second worker are wrong by
+DISK_BYTES = 256 << 20
+NETWORK_SPELL = 8.0  # seconds of a delay, or of refused connections
+CUTS = 5  # statements that are cut in two
+SILENT_LEASES = 1.5  # how long nothing comes through
+PATIENT_LEASES = 6  # how long others may take to get on without a worker that is paused
+HOLDS_TURN = f"""
+SELECT a.pid, a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+    WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {LOCK_SPACE} AND l.objid = :study AND l.objsubid = 2
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
+def pause_of(study: FaultyStudy) -> float:
+    return random.uniform(*study.load.pause)
+
+
+def begin(study: FaultyStudy, workers: int, url: str | None = None) -> None:
+    study.register(study.load.trials)
+    for _ in range(workers):
+        study.start(url)
+
+
+def until(condition: Callable[[], object], seconds: float = float("inf")) -> Generator[float, None, bool]:
+    """Wait for it; whether it came in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        yield TICK_SECONDS
+    return True
+
+
+def kills(study: FaultyStudy, stack: ExitStack) -> Plan:
+    begin(study, study.load.workers)
+    for _ in range(study.load.kills):
+        yield from until(study.holders)
+        yield pause_of(study)
+        holders = yield from study.a_holder()
+        study.kill(random.choice(holders)[0])
+    return f"{study.load.kills} × kill -9 of one of {study.load.workers} workers while it held a trial"
+
+
+def restarts(study: FaultyStudy, stack: ExitStack) -> Plan:
+    begin(study, FEW)
+    for _ in range(study.load.restarts):
+        yield from until(study.holders)
+        yield pause_of(study)
+        yield from study.a_holder()
+        study.place.restart_server()
+    return f"{study.load.restarts} × PostgreSQL stopped with -m immediate and started, under {FEW} workers"
+
+
+def full_disk(study: FaultyStudy, stack: ExitStack) -> Plan:
+    """The file system of --out, where tensors and training states go, is full in the middle of the study; workers end, and are started when there is space."""
+    mount(study.out, stack)
+    begin(study, FEW)
+    yield from until(lambda: study.ask("SELECT number FROM trials WHERE study_id = :study AND state = 'COMPLETE'"))
+    study.replacing, study.forgiven = False, os.strerror(errno.ENOSPC)
+    ballast = study.out / "ballast"
+    if not (yield from until(lambda: fill(ballast) and all(each.process.poll() is not None for each in study.workers), 60 * study.load.minutes / 2)):
+        study.deaths.append("a worker went on though the disk is full")
+    study.see_to_workers()
+    ballast.unlink()
+    study.replacing, died = True, study.forgiven_deaths
+    for _ in range(FEW):
+        study.start()
+    return f"the disk of --out filled to the last byte: {died} of {FEW} workers ended in one line; {FEW} others began when there was space"
+
+
+def mount(folder: Path, stack: ExitStack) -> None:
+    """A file system of its own there. Raises NotPossible where this user may not."""
+    folder.mkdir(parents=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)], capture_output=True, text=True)
+    if done.returncode:
+        raise NotPossible(f"a file system of its own cannot be mounted, which takes root: {done.stderr.strip()}")
+    stack.callback(subprocess.run, ["umount", "-l", str(folder)], check=True)
+
+
+def fill(path: Path) -> bool:
+    """To the last page, again and again: what is tidied away makes space. True, when it is full."""
+    for size in (1 << 20, 1 << 12):
+        try:
+            with path.open("ab", buffering=0) as stream:
+                while stream.write(bytes(size)):
+                    pass
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+    return True
+
+
+def network(study: FaultyStudy, stack: ExitStack) -> Plan:
+    proxy = stack.enter_context(Proxy(study.place.socket))
+    database = study.url.partition("?")[0].rpartition("/")[2]
+    begin(study, FEW, f"postgresql://postgres@127.0.0.1:{proxy.port}/{database}?sslmode=disable")
+    silence = SILENT_LEASES * study.load.lease
+    for mode, seconds in (("delay", NETWORK_SPELL), ("refuse", NETWORK_SPELL), ("silence", silence)):
+        yield from until(study.holders)
+        yield pause_of(study)
+        proxy.set(mode)
+        yield seconds
+        proxy.set("pass")
+    yield from until(study.holders)
+    proxy.to_cut = CUTS
+    yield from until(lambda: proxy.cuts >= CUTS)
+    return (f"{NETWORK_SPELL:g} s of delay, {NETWORK_SPELL:g} s of refused connections, {silence:g} s of silence ({SILENT_LEASES:g} leases), "
+            f"{proxy.cuts} statements cut in two by RST, for all {FEW} workers")
+
+
+def paused(study: FaultyStudy, stack: ExitStack) -> Plan:
+    begin(study, FEW)
+    for _ in range(2):
+        holders = yield from study.a_holder()
+        pid, trial = random.choice(holders)
+        os.kill(pid, signal.SIGSTOP)
+        stack.callback(proceed, pid)
+        if not (yield from until(partial(has_lost, study, pid, trial), PATIENT_LEASES * study.load.lease)):
+            study.deaths.append(f"trial {trial} stayed with a worker that was paused")
+        proceed(pid)
+        yield study.load.lease / 2
+    yield from paused_in_turn(study, stack)
+    return "SIGSTOP of a worker until another had its trial: 2 × in the middle of a trial, 1 × while it had the turn to propose"
+
+
+def has_lost(study: FaultyStudy, pid: int, trial: int) -> bool:
+    return bool(study.ask("SELECT 1")) and (pid, trial) not in study.holders()
+
+
+def paused_in_turn(study: FaultyStudy, stack: ExitStack) -> Wait:
+    """Others must get on while the worker that had the turn to ask for a trial is paused."""
+    while True:
+        turn = next(iter(study.ask(HOLDS_TURN)), None)
+        worker = next((each for each in study.workers if turn is not None and each.name == turn.application_name), None)
+        if worker is None:
+            yield 0.0
+            continue
+        os.kill(worker.process.pid, signal.SIGSTOP)
+        stack.callback(proceed, worker.process.pid)
+        yield 1.0
+        if turn in study.ask(HOLDS_TURN):
+            break
+        proceed(worker.process.pid)
+    if not (yield from until(lambda: turn not in study.ask(HOLDS_TURN), PATIENT_LEASES * study.load.lease)):
+        study.deaths.append("nobody could ask while the worker whose turn it was to ask was paused")
+    yield study.load.lease / 2
+    proceed(worker.process.pid)
+
+
+def proceed(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGCONT)
+    except ProcessLookupError:
+        pass
+
+
+def clocks(study: FaultyStudy, stack: ExitStack) -> Plan:
+    """Every second worker's wall clock is hours ahead or behind; one worker is killed, so that a lease is taken by the server's clock."""
+    library = compiled_clock(study.place.home)
+    study.register(study.load.trials)
+    for number in range(FEW):
+        hours = (0, HOURS[0], 0, HOURS[1])[number % 4]
+        study.start(**({"LD_PRELOAD": str(library), "FAULTS_SKEW": str(3600 * hours)} if hours else {}))
+    yield from until(lambda: len(study.holders()) == FEW)
+    study.kill(random.choice(study.holders())[0])
+    yield study.load.lease
+    return f"clocks of 2 of {FEW} workers wrong by {HOURS[0]:+} and {HOURS[1]:+} hours, and 1 × kill -9"
+
+
+def compiled_clock(folder: Path) -> Path:
+    """The library that skews clocks, tried. Raises NotPossible without a C compiler, or where the loader takes no such library."""
+    library = folder / "faults_clock.so"
+    try:
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(library), str(Path(__file__).with_suffix("").with_name("faults_clock.c")), "-ldl"],
+                       check=True, capture_output=True)
+        skewed = subprocess.run([sys.executable, "-c", "import time; print(time.time())"], check=True, capture_output=True, text=True,
+                                env={**os.environ, "LD_PRELOAD": str(library), "FAULTS_SKEW": "3600"})
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise NotPossible(f"a clock of a process's own takes a C compiler (cc) and a loader with LD_PRELOAD: {error}") from error
+    if not 3500 < float(skewed.stdout) - time.time() < 3700:
+        raise NotPossible("the loader does not take a library that sets the clock")
+    return library
+
+
+def launches(study: FaultyStudy, stack: ExitStack) -> Plan:
+    """Two at the same moment, before there is such a study."""
+    study.replacing = False
+    both = [study.launch(study.load.trials, 2) for _ in range(2)]
+    yield from until(lambda: all(each.process.poll() is not None for each in both))
+    study.registered = True
+    return "2 launches of 2 workers each, started at the same moment"
+
+
+PLANS: dict[str, Callable[[FaultyStudy, ExitStack], Plan]] = {
+    "kills": kills, "restarts": restarts, "full-disk": full_disk, "network": network, "paused": paused, "clocks": clocks, "launches": launches}

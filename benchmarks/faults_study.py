@@ -1,0 +1,302 @@
+"""A place where faults are done, and a study there with its worker processes. Nothing of it touches the user's own data folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg2
+from sqlalchemy import text
+
+from benchmarks.faults_left import mapped_memory
+from hpo.settings import Settings
+from storage import cluster, embedded, leases, system_user
+from storage.embedded import HOME_VARIABLE
+from storage.errors import StorageUnreachable
+
+if TYPE_CHECKING:
+    from hpo.inner_loop import InnerLoop
+    from hpo.study import Ended, Search
+
+REPOSITORY = Path(__file__).parent.parent
+TICK_SECONDS, LOOK_SECONDS = 0.1, 1.0  # between looks at the processes, and at the study
+END_SECONDS = 180.0  # for workers to notice that the study has ended; one that was just started must load its libraries first
+#: The smallest trial that trains: two rungs at the default reduction, and the fewest pictures that settings allow.
+SMALL = {"steps": 6, "rungs": 2, "train_images": 12, "generated": 20, "sampling_steps": 2, "batch_size": 4, "baselines": False, "device": "cpu"}
+#: Who runs what, by the process id in the worker's name.
+HOLDERS = ("SELECT l.worker, l.trial_id FROM peft_pareto.leases l JOIN trials t USING (trial_id) "
+           "WHERE l.study_id = :study AND t.state = 'RUNNING' AND l.worker IS NOT NULL ORDER BY l.worker")
+
+
+class NotPossible(RuntimeError):
+    """This machine or this user cannot do the fault."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """workers: at a time; trials: asked for at first, more follow while a fault goes on; steps: of the longest trials; lease: seconds; pause: least and
+    most seconds from one fault to the next; sample: trials that are run again, unbroken; minutes: the most that a fault may take."""
+
+    workers: int = 8
+    trials: int = 12
+    steps: int = SMALL["steps"]
+    lease: float = 15.0
+    kills: int = 100
+    restarts: int = 20
+    pause: tuple[float, float] = (5.0, 10.0)
+    sample: int = 3
+    minutes: float = 60.0
+
+
+class Place:
+    """A temporary data folder with a server of its own, whose caches are filled; a context manager. Temporary files of workers go to `temporary`."""
+
+    def __init__(self, load: Load):
+        self.load = load
+        self.home = Path(tempfile.mkdtemp(prefix="pp-faults-"))  # short, for the server's socket
+        self.temporary, self.logs = self.home / "temporary", self.home / "logs"
+        self.memory: set[str] = set()  # shared memory that anything of ours has had
+
+    def __enter__(self) -> Place:
+        self.temporary.mkdir()
+        self.logs.mkdir()
+        self.before = os.environ.get(HOME_VARIABLE)
+        os.environ[HOME_VARIABLE] = str(self.home)
+        _ = self.inner  # fills the caches
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        embedded.stop(self.home)
+        shutil.rmtree(self.home, ignore_errors=True)
+        os.environ.pop(HOME_VARIABLE)
+        if self.before is not None:
+            os.environ[HOME_VARIABLE] = self.before
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1",
+                "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))}
+
+    def settings(self, study: str, out: Path) -> Settings:
+        return Settings(study=study, out=str(out), trials=self.load.trials, **{**SMALL, "steps": self.load.steps})
+
+    @cached_property
+    def inner(self) -> InnerLoop:
+        """What runs trials unbroken, in this process."""
+        from hpo.inner_loop import InnerLoop
+        from hpo.worker import use_threads
+
+        use_threads(1)
+        return InnerLoop(self.settings("unbroken", self.home / "out"), "cpu")
+
+    def new_database(self) -> str:
+        server, name = embedded.start(self.home), f"faults_{uuid.uuid4().hex[:12]}"
+        connection = psycopg2.connect(server)
+        connection.autocommit = True
+        connection.cursor().execute(f"CREATE DATABASE {name}")
+        connection.close()
+        return server.replace("/peft_pareto?", f"/{name}?")
+
+    @property
+    def socket(self) -> str:
+        """The Unix socket of the server."""
+        return str(cluster.socket_folder(self.data) / cluster.SOCKET)
+
+    @property
+    def data(self) -> Path:
+        return (self.home / "postgres").resolve()
+
+    def note_memory(self, pids: Iterable[int] = ()) -> None:
+        """Remember what shared memory the server and these processes have now."""
+        try:
+            postmaster = [int((self.data / "postmaster.pid").read_text().splitlines()[0])]
+        except (OSError, ValueError, IndexError):  # it is stopped
+            postmaster = []
+        self.memory |= mapped_memory([*postmaster, *pids])
+
+    def restart_server(self) -> None:
+        """As after a crash: all connections are broken, nothing is written down, recovery follows."""
+        self.note_memory()
+        done = subprocess.run([str(cluster.program("pg_ctl")), "stop", "-w", "-m", "immediate", "-D", str(self.data)], cwd="/", stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, text=True, **system_user.run_as())
+        if done.returncode:
+            raise NotPossible(f"pg_ctl stop -m immediate ended with {done.returncode}: {done.stderr.strip()}")
+        embedded.start(self.home)
+
+
+@dataclass
+class WorkerProcess:
+    process: subprocess.Popen
+    name: str  # by which the database knows its connections
+    log: Path
+    url: str
+    extra: dict[str, str]
+
+    def last_line(self) -> str:
+        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        return lines[-1] if lines else "it said nothing"
+
+
+@dataclass
+class FaultyStudy:
+    """A registered study and its workers, which are started again when they die. killed: ids of those that a fault killed; forgiven: words in the last
+    line of a worker that dies by the fault; deaths: last lines of all others that died; replacing: whether dead workers are started again; done: what the plan did, in words."""
+
+    place: Place
+    name: str
+    out: Path
+    workers: list[WorkerProcess] = field(default_factory=list)
+    killed: set[int] = field(default_factory=set)
+    deaths: list[str] = field(default_factory=list)
+    forgiven: str | None = None
+    forgiven_deaths: int = 0
+    replacing: bool = True
+
+    def __post_init__(self) -> None:
+        self.load, self.url = self.place.load, self.place.new_database()
+        self.started, self.registered, self.done = 0, False, ""
+
+    @cached_property
+    def search(self) -> Search:
+        from hpo.study import Search
+        from storage.store import open_store
+
+        return Search(open_store(self.url), self.place.settings(self.name, self.out))
+
+    def register(self, trials: int) -> None:
+        """As a launch does; again, with more trials, as a later launch that asks for more."""
+        self.search.register(trials, self.place.inner.identity)
+        self.registered = True
+        with self.search.store.engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE peft_pareto.studies SET lease_seconds = %s WHERE study_id = %s", (self.load.lease, self.search.id))
+
+    # Workers.
+
+    def start(self, url: str | None = None, **extra: str) -> WorkerProcess:
+        """A worker process with environment variables of its own. It is not told the URL in its command line, where all users could see it."""
+        from hpo.worker import STORAGE_VARIABLE
+
+        url, name = url or self.url, f"{self.name}-{self.started}"
+        command = ["hpo.worker", f"--study={self.name}", "--device=cpu", "--threads=1", f"--wait={END_SECONDS}"]
+        return self.run_module(command, url, extra, {STORAGE_VARIABLE: f"{url}&application_name={name}"})
+
+    def launch(self, trials: int, workers: int) -> WorkerProcess:
+        settings = replace(self.place.settings(self.name, self.out), trials=trials, workers=workers, storage=self.url)
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.to_json().items() if value is not None]
+        return self.run_module(["hpo.launch", *flags], self.url, {}, {})
+
+    def run_module(self, command: list[str], url: str, extra: dict[str, str], environment: dict[str, str]) -> WorkerProcess:
+        name = f"{self.name}-{self.started}"
+        self.started += 1
+        log = self.place.logs / f"{name}.log"
+        with log.open("w") as stream:
+            process = subprocess.Popen([sys.executable, "-m", *command], stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, cwd=self.place.home,
+                                       start_new_session=True, env={**self.place.environment, **environment, **extra})
+        self.workers.append(WorkerProcess(process, name, log, url, extra))
+        return self.workers[-1]
+
+    def holders(self) -> list[tuple[int, int]]:
+        """Process and trial of each living worker of ours that holds one."""
+        held = [(int(row.worker.rsplit("-", 2)[1]), row.trial_id) for row in self.ask(HOLDERS)]
+        living = {each.process.pid for each in self.workers if each.process.poll() is None} - self.killed
+        return [(pid, trial) for pid, trial in held if pid in living]
+
+    def ask(self, query: str) -> list[Any]:
+        """Rows for :study; none while the database is away."""
+        try:
+            with leases.translated(), self.search.store.engine.connect() as connection:
+                return list(connection.execute(text(query), {"study": self.search.id}))
+        except StorageUnreachable:
+            return []
+
+    def a_holder(self) -> Generator[float, None, list[tuple[int, int]]]:
+        """Wait until a worker of ours holds a trial; gives (pid, trial) of all that do."""
+        while not (found := self.holders()):
+            yield TICK_SECONDS
+        return found
+
+    def kill(self, pid: int) -> None:
+        self.killed.add(pid)
+        os.kill(pid, signal.SIGKILL)
+
+    def see_to_workers(self, ended: bool = False) -> None:
+        """Note who died, and start another in each one's place."""
+        for worker in [each for each in self.workers if each.process.poll() is not None]:
+            status = worker.process.returncode
+            if status == 0:  # it has seen the study's end, which may be put off again
+                if ended or not self.replacing:
+                    continue
+            elif worker.process.pid not in self.killed:
+                if self.forgiven is not None and self.forgiven in worker.last_line():
+                    self.forgiven_deaths += 1
+                else:
+                    self.deaths.append(f"status {status}: {worker.last_line()}")
+            self.workers.remove(worker)
+            if self.replacing and not ended:
+                self.start(worker.url, **worker.extra)
+
+    # The study.
+
+    def run(self, plan: Iterator[float]) -> Ended:
+        """Do the plan's faults, which says after each step for how many seconds it waits, and see to it that workers work, until plan and study are at
+        their end; while the plan goes on, more trials are asked for. Raises TimeoutError."""
+        due = looked = time.monotonic()
+        until, over = due + 60 * self.load.minutes, False
+        while time.monotonic() < until:
+            self.see_to_workers()
+            try:
+                if not over and time.monotonic() >= due:
+                    due = time.monotonic() + next(plan)
+                if time.monotonic() >= looked + LOOK_SECONDS:
+                    looked = time.monotonic()
+                    if (ended := self.look(over)) is not None:
+                        return ended
+            except StopIteration as end:
+                self.done, over = end.value, True
+            except StorageUnreachable:  # as the fault has it
+                pass
+            time.sleep(TICK_SECONDS)
+        raise TimeoutError(f"it did not end within {self.load.minutes:g} minutes: {leases.counts(self.search.store, self.search.id)}")
+
+    def look(self, over: bool) -> Ended | None:
+        self.place.note_memory(each.process.pid for each in self.workers)
+        if over or not self.registered:
+            return self.search.state() if over else None
+        counts = leases.counts(self.search.store, self.search.id)
+        if counts.finished + counts.running > counts.trials - self.load.workers:
+            self.register(counts.trials + self.load.workers)
+        return None
+
+    def wait_for_workers(self) -> list[int]:
+        """Let them end by themselves; gives the ids of those that do not, and kills them."""
+        until = time.monotonic() + END_SECONDS
+        while any(each.process.poll() is None for each in self.workers) and time.monotonic() < until:
+            self.see_to_workers(ended=True)
+            time.sleep(TICK_SECONDS)
+        self.see_to_workers(ended=True)
+        staying = [each.process.pid for each in self.workers if each.process.poll() is None]
+        self.kill_all()
+        return staying
+
+    def kill_all(self) -> None:
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.process.kill()
+            worker.process.wait()
+
+    def close(self) -> None:
+        self.kill_all()
+        if "search" in self.__dict__:
+            self.search.store.close()
+

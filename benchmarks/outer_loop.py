@@ -1,0 +1,204 @@
+"""`python -m benchmarks.outer_loop` times what the outer loop takes beside trial and sampler, on an embedded PostgreSQL of its own.
+
+The database and the sampler are real, the trials are not: their scores are drawn. Studies are filled in bulk before they are timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import optuna
+import psutil
+
+from benchmarks import outer_loop_plain, outer_loop_study, outer_loop_workers
+from benchmarks.documents import table, write_part
+from benchmarks.outer_loop_space import PARAMETERS
+from benchmarks.outer_loop_study import Timed
+from hpo.identity import model_folder
+from hpo.settings import Settings
+from hpo.spaces.base import Trained
+from hpo.study import Search
+from storage import embedded
+
+MOST_MS = {200: 60.0, 10_000: 100.0}  # of ask and tell beyond the sampler, by the trials that the study has
+MOST_SHARE = 1.0  # % of a trial of TRIAL_SECONDS
+MOST_JOIN = 3.0  # seconds
+LEAST_IN_TRIALS = 95.0  # % of the simulated workers' time
+TRIAL_SECONDS = 30.0
+SAMPLERS = ("random", "tpe")
+MANY_TRIALS, FEW_CYCLES = 1000, 5  # from so many trials on, few cycles with a model, which takes seconds for a proposal
+WORKERS, WORKER_TRIALS, WORKER_SECONDS = 64, 20, 5.0
+COUNTED = ("A cycle is asking for a trial, reporting each of its rungs, with 256 replicates of seven scores, and telling it. Taken off is what the sampler "
+           "itself takes in memory, and what the stopping rule does. Processor time is that of this process and of PostgreSQL together, also without sampler "
+           "and stopping rule: what the cycle would take on an idle machine with a store at hand. Plain Optuna does ask, suggest and tell, with "
+           "RDBStorage on the same server, less the same on a study in memory; it reports no rungs and keeps no scores.")
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """Milliseconds of a cycle of ours, of the processors during it, of the sampler and the stopping rule within it, and of plain Optuna's cycle
+    in PostgreSQL and in memory."""
+
+    ours: float
+    processor: float
+    sampler: float
+    rule: float
+    stored: float
+    memory: float
+
+    @property
+    def beyond(self) -> float:
+        return self.ours - self.sampler - self.rule
+
+    @property
+    def plain(self) -> float:
+        return self.stored - self.memory
+
+
+def processor_seconds(server: psutil.Process) -> float:
+    """Of this process and the server's, so far."""
+    total = time.process_time()
+    for process in (server, *server.children()):
+        try:
+            used = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += used.user + used.system + used.children_user + used.children_system if process.pid == server.pid else used.user + used.system
+    return total
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Milliseconds."""
+    started = time.perf_counter()
+    call()
+    return 1000 * (time.perf_counter() - started)
+
+
+def cycles(search: Search, plain: optuna.Study, memory: optuna.Study, sampler: str, repeats: int, server: psutil.Process) -> list[Cycle]:
+    """Ours and Optuna's in turn, since other work on the machine changes by the minute. The first is not counted: it reads the study."""
+    generator = np.random.default_rng(1)
+    search.recall.refresh()
+    propose, rule = Timed(search.recall.proposer.propose), Timed(search.recall.pruner.decide)
+    search.recall.proposer.propose, search.recall.pruner.decide = propose, rule
+    found = []
+    for study in (plain, memory):
+        study.sampler = outer_loop_plain.SAMPLERS[sampler]()
+    for _ in range(repeats + 1):
+        before = processor_seconds(server)
+        ours = timed(lambda: outer_loop_study.one_trial(search, generator))
+        spent = 1000 * (processor_seconds(server) - before)
+        inside = 1000 * propose.processor, 1000 * rule.processor
+        found.append(Cycle(ours, spent - sum(inside), 1000 * propose.taken(), 1000 * rule.taken(),
+                           timed(lambda: outer_loop_plain.one_trial(plain, search, generator)),
+                           timed(lambda: outer_loop_plain.one_trial(memory, search, generator))))
+    return found[1:]
+
+
+def joining(url: str, chosen: Settings, trained: Trained) -> float:
+    """Seconds from nothing but imports and the U-Net's shapes to knowing all of the study."""
+    gc.collect()
+    started = time.perf_counter()
+    search = outer_loop_study.join(url, chosen, trained)
+    search.recall.refresh()
+    seconds = time.perf_counter() - started
+    search.store.close()
+    return seconds
+
+
+def measure(url: str, size: int, repeats: int, trained: Trained, server: psutil.Process) -> tuple[dict[str, list[Cycle]], list[float]]:
+    """Cycles by sampler, and seconds to join, of a study of this size."""
+    chosen = {sampler: outer_loop_study.settings(f"of-{size}", size + 1000, sampler=sampler) for sampler in SAMPLERS}
+    made = outer_loop_study.create(url, chosen["random"])
+    outer_loop_study.fill(made, size)
+    joined = [joining(url, chosen["tpe"], trained) for _ in range(3)]
+    plain = outer_loop_plain.study(url, f"plain-{size}", made)
+    memory = outer_loop_plain.in_memory(plain)
+    found = {}
+    for sampler in SAMPLERS:
+        search = outer_loop_study.join(url, chosen[sampler], trained)
+        few = sampler != "random" and size >= MANY_TRIALS
+        found[sampler] = cycles(search, plain, memory, sampler, min(repeats, FEW_CYCLES) if few else repeats, server)
+        search.store.close()
+        print(size, sampler, f"{median(found[sampler], lambda each: each.beyond):.1f} ms", flush=True)
+    return found, joined
+
+
+def median(found: list[Cycle], of: Callable[[Cycle], float]) -> float:
+    return statistics.median(map(of, found))
+
+
+def rows_of(size: int, sampler: str, found: list[Cycle]) -> list[str]:
+    beyond, plain = median(found, lambda each: each.beyond), median(found, lambda each: each.plain)
+    return [f"{size:,}", sampler, f"{beyond:.1f}", f"≤ {MOST_MS[size]:.0f}", f"{median(found, lambda each: each.processor):.1f}",
+            f"{median(found, lambda each: each.sampler):.1f}", f"{median(found, lambda each: each.rule):.1f}", f"{plain:.1f}",
+            f"{median(found, lambda each: each.plain / each.beyond):.2f}", str(len(found)), f"{beyond / (10 * TRIAL_SECONDS):.2f}"]
+
+
+def simulated(url: str, workers: int, trials: int, seconds: float) -> list[outer_loop_workers.Share]:
+    chosen = outer_loop_study.settings(f"{workers}-workers", workers * trials, sampler="random", pruner="none")
+    outer_loop_study.create(url, chosen).store.close()
+    return outer_loop_workers.run(url, chosen, workers, min(os.cpu_count() or 1, workers), trials, seconds)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", default=",".join(map(str, MOST_MS)), help="trials that the studies have, with commas")
+    parser.add_argument("--repeats", type=int, default=9, help="cycles of each kind")
+    parser.add_argument("--workers", type=int, default=WORKERS, help="simulated workers, 0 for none")
+    parser.add_argument("--write", action="store_true", help="write docs/speed.md")
+    given = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the server does not outlive us
+    with tempfile.TemporaryDirectory(prefix="pp-bench-") as folder:
+        os.environ[embedded.HOME_VARIABLE] = folder
+        try:
+            url = embedded.start()
+            server = psutil.Process(int((Path(folder) / "postgres" / "postmaster.pid").read_text().splitlines()[0]))
+            trained, load = Trained(model_folder(Settings())), os.getloadavg()[0]
+            measured = {size: measure(url, size, given.repeats, trained, server) for size in map(int, given.sizes.split(","))}
+            shares = simulated(url, given.workers, WORKER_TRIALS, WORKER_SECONDS) if given.workers else []
+        finally:
+            embedded.stop()
+    load = max(load, os.getloadavg()[0])
+    body, good = report(measured, shares, load)
+    print(body)
+    if given.write:
+        write_part("speed.md", "outer loop", body)
+    return 0 if good else 1
+
+
+def report(measured: dict, shares: list[outer_loop_workers.Share], load: float) -> tuple[str, bool]:
+    """The part of docs/speed.md, and whether all targets are met."""
+    header = ["trials", "sampler", "ask and tell beyond sampler and rule, ms", "target", "processor time of that, ms", "sampler, ms", "stopping rule, ms",
+              "plain Optuna beyond memory, ms", "plain / ours", "cycles", f"% of a {TRIAL_SECONDS:.0f} s trial"]
+    rows = [rows_of(size, sampler, each) for size, (found, _) in measured.items() for sampler, each in found.items()]
+    beyond = {size: max(median(each, lambda one: one.beyond) for each in found.values()) for size, (found, _) in measured.items()}
+    good = all(value <= MOST_MS[size] and value / (10 * TRIAL_SECONDS) <= MOST_SHARE for size, value in beyond.items())
+    lines = [f"Made by `python -m benchmarks.outer_loop --write` on {os.cpu_count()} cores at a load of {load:.0f}: {PARAMETERS} parameters, "
+             "medians of cycles.", "", table(header, rows), "", COUNTED, ""]
+    for size, (_, joined) in measured.items():
+        good &= statistics.median(joined) <= MOST_JOIN
+        lines.append(f"Joining a study of {size:,} trials takes {statistics.median(joined):.2f} s (target ≤ {MOST_JOIN:.0f} s), median of {len(joined)}.")
+    if shares:
+        failed = [share.error for share in shares if share.error]
+        within = 100 * sum(share.trials for share in shares) / sum(share.whole for share in shares)
+        good &= not failed and within >= LEAST_IN_TRIALS
+        lines.append(f"{len(shares)} simulated workers on one store, {WORKER_TRIALS} trials of {WORKER_SECONDS:.0f} s each, random sampler, "
+                     f"three rungs at most, heartbeats: {len(failed)} errors, {within:.1f} % of their time in trials (target ≥ {LEAST_IN_TRIALS:.0f} %).")
+        print(*failed[:3], sep="\n", file=sys.stderr)
+    return "\n".join(lines), good
+
+
+if __name__ == "__main__":
+    sys.exit(main())

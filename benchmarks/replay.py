@@ -1,0 +1,99 @@
+"""The table of measured trials (benchmarks.cells) as a problem for searches: what a cell came to, at what price, with the noise of another seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cells import OBJECTIVES, RATES, STEPS, TABLE, Cell, cells
+from benchmarks.problems import Asked, Problem
+from benchmarks.problems import hypervolume as hypervolume_of
+from trainers.candidate import where
+from trainers.methods import METHODS
+
+
+@dataclass(frozen=True)
+class Table(Problem):
+    """values: (cells, rungs, 2), the cell's own, which count as free of noise. deviations: (cells, rungs, 256, 2) of the bootstrap. spread: (rungs, 2) standard
+    deviation of what another seed gives: of the logarithm of `fd`, and of `copy_excess` itself."""
+
+    rows: dict[Cell, int] = None
+    values: np.ndarray = None
+    deviations: np.ndarray = None
+    spread: np.ndarray = None
+    step_seconds: dict[str, float] = None
+
+    @classmethod
+    def read(cls, file: Path = TABLE) -> Table:
+        """Cells that are not in the table yet, or whose training diverged, cannot be searched: then the nearest rate that is there stands for them."""
+        with np.load(file) as stored:
+            arrays = dict(stored)
+        own = {Cell(str(method), tuple(str(blocks).split("+")), int(rank), int(rate), int(repeat)): row
+               for row, (method, blocks, rank, rate, repeat) in enumerate(zip(*(arrays[name] for name in ("method", "blocks", "rank", "rate", "repeat"))))}
+        values = arrays["values"]
+        first = {cell: row for cell, row in own.items() if not cell.repeat and np.isfinite(values[row]).all()}
+        seconds = {name: float(np.median(arrays["training"][arrays["method"] == name])) / STEPS[-1] for name in set(arrays["method"].tolist())}
+        yardstick = min((cell for cell in first if cell.method == "full" and len(cell.regions) == 3),
+                        key=lambda cell: abs(np.log(cell.candidate.learning_rate / METHODS["full"].reference_rate)))
+        reference = tuple(np.maximum(arrays["base"], values[first[yardstick], -1]).tolist())
+        return cls("cells", reference, noise=(0.0, 0.0), rungs=STEPS, evaluation_seconds=float(np.nanmedian(arrays["evaluation"])), rows=first, values=values,
+                   deviations=arrays["deviations"], spread=spread_of(values, own, first), step_seconds=seconds)
+
+    @cached_property
+    def offers(self) -> dict[str, tuple[tuple, tuple]]:
+        """Regions and ranks of each method."""
+        methods = dict.fromkeys(cell.method for cell in cells())
+        return {name: tuple(tuple(dict.fromkeys(getattr(cell, part) for cell in cells() if cell.method == name)) for part in ("regions", "rank")) for name in methods}
+
+    def parameters(self, trial: Any) -> dict[str, Any]:
+        """As the default space asks; the learning rate is that of the nearest cell."""
+        method = trial.suggest_categorical("method", list(self.offers))
+        regions, ranks = self.offers[method]
+        chosen = {where(each): each for each in regions}[trial.suggest_categorical("blocks", [where(each) for each in regions])]
+        rank = trial.suggest_categorical(f"rank of {method}", list(ranks)) if len(ranks) > 1 else ranks[0]
+        low, high = METHODS[method].learning_rates
+        share = np.log(trial.suggest_float(f"learning rate of {method}", low, high, log=True) / low) / np.log(high / low)
+        return {"cell": self.nearest(Cell(method, chosen, rank, round(float(share) * (RATES - 1))))}
+
+    def nearest(self, cell: Cell) -> Cell:
+        there = (Cell(cell.method, cell.regions, cell.rank, rate) for rate in sorted(range(RATES), key=lambda rate: abs(rate - cell.rate)))
+        return next((each for each in there if each in self.rows), min(self.rows, key=lambda each: (each.method != cell.method, each.regions != cell.regions,
+                                                                                                  abs(each.rank - cell.rank), abs(each.rate - cell.rate))))
+
+    def row(self, point: Asked) -> int:
+        return self.rows[dict(point.root)["cell"]]
+
+    def true(self, point: Asked, steps: int) -> np.ndarray:
+        return self.values[self.row(point), STEPS.index(steps)]
+
+    def observe(self, point: Asked, steps: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        rung = STEPS.index(steps)
+        noise = rng.normal(size=2) * self.spread[rung]
+        fd, copy_excess = self.true(point, steps)
+        values = np.array([fd * np.exp(noise[0]), copy_excess + noise[1]])
+        return values, values + self.deviations[self.row(point), rung]
+
+    def seconds(self, point: Asked, steps: int) -> float:
+        return self.step_seconds[dict(point.root)["cell"].method] * steps
+
+    def whole_seconds(self) -> float:
+        """Of the median method."""
+        return float(np.median(list(self.step_seconds.values()))) * STEPS[-1] + self.evaluation_seconds
+
+    @cached_property
+    def best_hypervolume(self) -> float:
+        """Of all cells at all rungs: no search can find more."""
+        return hypervolume_of(self.values[list(self.rows.values())].reshape(-1, len(OBJECTIVES)), self.reference)
+
+
+def spread_of(values: np.ndarray, own: dict[Cell, int], first: dict[Cell, int]) -> np.ndarray:
+    """(rungs, 2), from the cells that were trained with two seeds: a difference of two has twice the variance."""
+    pairs = [(first[Cell(cell.method, cell.regions, cell.rank, cell.rate)], row) for cell, row in own.items()
+             if cell.repeat and Cell(cell.method, cell.regions, cell.rank, cell.rate) in first and np.isfinite(values[row]).all()]
+    one, other = (values[[pair[place] for pair in pairs]] for place in (0, 1))
+    differences = np.stack([np.log(one[..., 0] / other[..., 0]), one[..., 1] - other[..., 1]], axis=-1)
+    return np.sqrt((differences**2).mean(axis=0) / 2)

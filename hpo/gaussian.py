@@ -1,0 +1,81 @@
+"""Optuna's Gaussian process on a conditional space: its acquisition function is maximised over what the space can give.
+
+Optuna maximises it over the whole flattened box. There, on such a space, it soon proposes what cannot be had: a value of a parameter
+that the proposed method has not. What is run instead teaches nothing about that point, and it is proposed again and again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import FrozenTrial
+
+from hpo.flat import at, place
+
+RANDOM_POINTS = 400  # of the space, before the best are varied
+ROUNDS, SURVIVORS, CHILDREN = 12, 10, 8  # of an evolution strategy: as many points of the space again, twice
+MOST_POINTS = 300  # that a process is fitted to, which takes 1 to 3 s; the time grows with the cube
+WIDEST, NARROWEST = 0.3, 0.01  # standard deviation of a child's numbers in the first and last round, of a range of 1
+CHANGES = 1.5  # parameters that a child changes, on average
+
+# wishes, random state -> the flattened parameters of a new candidate that has as many of these as it can; the rest at random. None where
+# that gives no candidate, or one that was tried: a noisy objective would have the best measured once more.
+Reach = Callable[[dict[str, Any], np.random.RandomState], "dict[str, Any] | None"]
+
+
+class ReachableGP(optuna.samplers.GPSampler):
+    """GPSampler with another maximiser, a method that its authors leave for others to override, and a limit on what it is fitted to."""
+
+    def __init__(self, seed: int, reach: Reach):
+        super().__init__(seed=seed, n_startup_trials=0, warn_independent_sampling=False)
+        self.reach, self.random = reach, np.random.RandomState(seed)
+
+    def _optimize_acqf(self, acqf: Any, best_params: np.ndarray | None) -> np.ndarray:
+        """acqf: of normalised points (n, d) -> (n,); best_params: (k, d), of the front. Gives the best point (d,) that was found."""
+        space, distributions = acqf.search_space, acqf.search_space._optuna_search_space
+
+        def scored(points: list[dict[str, Any]]) -> list[tuple[float, dict[str, Any]]]:
+            return list(zip(acqf.eval_acqf_no_grad(space.get_normalized_params(points, points)).tolist(), points))
+
+        front = [] if best_params is None else [space.get_unnormalized_param(row) for row in best_params]
+        points = self.reached([*front, *[{}] * RANDOM_POINTS])
+        if not points:  # each candidate was tried, or the space gives none: the trial that is asked will say so
+            return super()._optimize_acqf(acqf, best_params)
+        best = scored(points)
+        for width in np.geomspace(WIDEST, NARROWEST, ROUNDS):
+            best = sorted(best, key=lambda each: -each[0])[:SURVIVORS]
+            children = self.reached([self.child(point, distributions, width) for _, point in best for _ in range(CHILDREN)])
+            best += scored(children) if children else []
+        winner = max(best, key=lambda each: each[0])[1]
+        return space.get_normalized_params([winner], [winner])[0]
+
+    def _sample_relative_impl(self, study: optuna.Study, completed_trials: list[FrozenTrial], *others: Any) -> dict[str, Any]:
+        return super()._sample_relative_impl(study, thinned(study, completed_trials), *others)
+
+    def reached(self, wishes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [point for wish in wishes if (point := self.reach(wish, self.random)) is not None]
+
+    def child(self, parent: dict[str, Any], distributions: dict[str, BaseDistribution], width: float) -> dict[str, Any]:
+        changed = self.random.rand(len(distributions)) < CHANGES / len(distributions)
+        changed[self.random.randint(len(distributions))] = True
+        return parent | {name: self.varied(parent[name], distribution, width) for (name, distribution), is_changed in zip(distributions.items(), changed)
+                         if is_changed}
+
+    def varied(self, value: Any, distribution: BaseDistribution, width: float) -> Any:
+        if isinstance(distribution, CategoricalDistribution):
+            return at(distribution, self.random.rand())
+        return at(distribution, min(max(place(distribution, value) + width * self.random.randn(), 0.0), 1.0))
+
+
+def thinned(study: optuna.Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """At most MOST_POINTS of the trials, in their order: the front and the newest."""
+    if len(trials) <= MOST_POINTS:
+        return trials
+    front = {trial.number for trial in study.best_trials[-MOST_POINTS // 2:]}
+    others = [trial.number for trial in trials if trial.number not in front]
+    kept = front | set(others[len(front) - MOST_POINTS:])
+    return [trial for trial in trials if trial.number in kept]

@@ -1,0 +1,245 @@
+"""The proposing half of the search: taught evaluated rungs, asked for candidates. It knows no database."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+from optuna.trial import FixedTrial, FrozenTrial
+
+from hpo.errors import SearchError
+from hpo.flat import STEPS, AsAsked, Flat, are_alike, at
+from hpo.history import History, Point, Running
+from hpo.samplers import LAST, NOTHING, RANDOM_TRIALS, RUNGS, SAMPLERS, made, random
+from hpo.spaces.base import BadProposal
+
+PROBES = 300  # random proposals that find a space's parameters
+DRAWS = 8  # of TPE, for a proposal at the last rung; a third of them are, or more
+PROBE_STREAM, OTHER_STREAM = 1, 2  # of random numbers, apart from the trials'
+RELATIVE = "relative_params"  # what TPE and GP leave with a running trial, which has its parameters here anyway
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Proposal(Generic[T]):
+    """What is to be run. candidate: what the space gave. parameters: external values; internal: the same as Optuna's floats.
+
+    system_attrs: to be stored with the trial, so that a history that is rebuilt has NSGA-II's generations. user_attrs: what a user's
+    space set on the trial.
+    """
+
+    candidate: T
+    parameters: dict[str, Any]
+    distributions: dict[str, BaseDistribution]
+    internal: dict[str, float]
+    system_attrs: dict[str, Any]
+    user_attrs: dict[str, Any]
+
+
+class Proposer(Generic[T]):
+    """Proposes candidates with one of `SAMPLERS`. A history of the same content, in the same order, and the same trial number give the same
+    proposal, whether this object has lived all the time or was made a moment ago (NSGA-II's too, with one worker). Not thread-safe.
+
+    seed: the study's, >= 0. directions: "minimize" or "maximize" for each objective. propose: Optuna's trial -> candidate; where it raises,
+    the history is as before. rungs: all numbers of steps at which trials are evaluated, growing. constrained: whether violations are read.
+    """
+
+    def __init__(self, sampler: str, seed: int, directions: Sequence[str], propose: Callable[[Any], T], rungs: Sequence[int], constrained: bool = False):
+        self.setup, self.seed, self.space, self.rungs = SAMPLERS[sampler], seed, propose, tuple(rungs)
+        self.history = History(directions, Flat(self.rungs) if self.setup.flat else AsAsked(self.rungs), constrained)
+        self.learnt: set[int] = set()  # numbers of the trials
+        self.reached: dict[int, Point] = {}  # the last rung as yet of trials that go on
+        if self.setup.flat:
+            self.probe()
+
+    def probe(self) -> None:
+        """Find the union of all parameters, so that what is learnt need not be shown anew time and again."""
+        generator = np.random.RandomState(seed_of(self.seed, 0, PROBE_STREAM))
+        for _ in range(PROBES):
+            trial = Wished({}, generator, ())
+            self.gives(trial)
+            self.history.view.meet(trial.distributions)
+
+    def gives(self, trial: Wished) -> bool:
+        """Whether the space has a candidate for this trial."""
+        try:
+            self.space(trial)
+        except SearchError:  # a trial that is proposed says why
+            return False
+        return True
+
+    def reach(self, wishes: dict[str, Any], generator: np.random.RandomState) -> dict[str, Any] | None:
+        """See `hpo.gaussian.Reach`."""
+        trial = Wished(wishes, generator, self.rungs)
+        if not self.gives(trial):
+            return None
+        point, _ = self.history.view.shown(trial.params, trial.distributions, trial.params.get(STEPS, self.rungs[-1]))
+        return None if self.history.was_tried(point) else point
+
+    def learn(self, point: Point) -> None:
+        """An evaluated rung. Raises ValueError where its values are not finite, or not as many as the objectives."""
+        self.learnt.add(point.number)
+        if self.setup.learns == RUNGS:
+            self.history.teach(point)
+        elif self.setup.learns == LAST:
+            self.reached[point.number] = point
+            if point.last:
+                self.end(point.number)
+
+    def started(self, number: int, parameters: Mapping[str, Any], distributions: Mapping[str, BaseDistribution],
+                system_attrs: Mapping[str, Any] | None = None) -> None:
+        """A trial that somebody runs now; samplers see it running until it ends. Once more for the same trial changes nothing."""
+        if self.setup.learns != NOTHING:
+            steps = parameters.get(STEPS, self.rungs[-1])
+            self.history.start(number, Running(parameters, distributions, dict(system_attrs or {}), int(steps)))
+
+    def end(self, number: int) -> None:
+        """A trial has ended, however it did: what it reached is all that it will ever reach. It may have been no trial of `started`."""
+        self.history.stop(number)
+        point = self.reached.pop(number, None)
+        if point is not None:
+            self.history.teach(point)
+
+    def propose(self, number: int, fixed: Mapping[str, Any] | None = None) -> Proposal[T]:
+        """The candidate for this trial; answers that are fixed are given as they are, the others are sampled.
+
+        Raises what the space raises, and BadProposal where a fixed answer is not one of those that the space offers.
+        """
+        seed = seed_of(self.seed, number)
+        ready = not self.setup.starts or len(self.learnt) >= RANDOM_TRIALS
+        answers = Answers(made(self.setup.make if ready else random, seed, self.reach), self.history, seed, self.rungs if self.setup.whole else (),
+                          fixed or {})
+        trial, trial_id = self.history.ask(answers)
+        try:
+            candidate = self.space(trial)
+            answers.prepare(self.history.storage.get_trial(trial_id))
+            asked = self.history.storage.get_trial(trial_id)
+            return Proposal(candidate, dict(asked.params), dict(asked.distributions), internal(asked), attributes(asked), dict(asked.user_attrs))
+        finally:
+            self.history.drop(trial_id)
+
+
+class Wished(FixedTrial):
+    """A trial that answers a space as wished where the space allows it, and at random elsewhere. In no study, and light: asked 1,000 times a proposal."""
+
+    def __init__(self, wishes: dict[str, Any], generator: np.random.RandomState, rungs: tuple[int, ...]):
+        super().__init__({})
+        self.wishes, self.generator, self.rungs = wishes, generator, rungs
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        if name not in self._params:
+            self._params[name] = self.answer(name, distribution)
+        return super()._suggest(name, distribution)
+
+    def answer(self, name: str, distribution: BaseDistribution) -> Any:
+        whole = last_of(self.rungs, distribution) if name == STEPS else None
+        if whole is not None:
+            return whole
+        if name in self.wishes and holds(distribution, self.wishes[name]):
+            return self.wishes[name]
+        return at(distribution, self.generator.rand())
+
+
+class Answers(BaseSampler):
+    """A space's questions put to one of Optuna's samplers, which sees other distributions than the space asks for: of steps, and of what differs
+    from trial to trial. So all that it proposed at once is looked up by name, and taken if the question allows it.
+
+    rungs: where there are any, the trial is to reach the last that the space offers. A model has them all.
+    """
+
+    def __init__(self, inner: BaseSampler, history: History, seed: int, rungs: tuple[int, ...], fixed: Mapping[str, Any]):
+        self.inner, self.history, self.random, self.rungs, self.fixed = inner, history, optuna.samplers.RandomSampler(seed_of(seed, OTHER_STREAM)), rungs, fixed
+        self.proposed: dict[str, Any] | None = None
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
+        if param_name in self.fixed:
+            return allowed(param_name, self.fixed[param_name], param_distribution)
+        whole = last_of(self.rungs, param_distribution) if param_name == STEPS else None
+        if whole is not None:
+            return whole
+        proposed = self.relative(study, trial)
+        if param_name in proposed and holds(param_distribution, proposed[param_name]):
+            return proposed[param_name]
+        known = self.history.view.known.get(param_name, param_distribution)
+        sampler = self.inner if are_alike(known, param_distribution) else self.random  # TPE fails on values of another kind
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def relative(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
+        """All that the sampler proposes at once; not before something is asked, since a model's proposal takes seconds."""
+        if self.proposed is None:
+            if isinstance(self.inner, NSGAIISampler):
+                self.breed(study, trial)
+            self.proposed = self.inner.sample_relative(study, trial, self.inner.infer_relative_search_space(study, trial))
+            if isinstance(self.inner, TPESampler):
+                self.condition(study, trial)
+        return self.proposed
+
+    def condition(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Draw again what TPE models together with the steps, until it is for a whole trial: what is good after few steps is not what is good
+        at last. Its other groups of parameters are drawn apart anyway."""
+        together: dict[str, BaseDistribution] = {}
+        for _ in range(DRAWS - 1):
+            if STEPS not in self.proposed or self.nearest(self.proposed[STEPS]) == self.rungs[-1]:
+                return
+            together = together or self.history.asked_of_all()
+            self.proposed |= self.inner.sample_relative(study, trial, together)
+
+    def nearest(self, steps: int) -> int:
+        return min(self.rungs, key=lambda rung: abs(math.log(rung / steps)))
+
+    def prepare(self, trial: FrozenTrial) -> None:
+        """A trial all of whose answers were fixed belongs to a generation too."""
+        if isinstance(self.inner, NSGAIISampler):
+            self.relative(self.history.study, trial)
+
+    def breed(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Select the parents of each generation in turn: Optuna recurses from the newest down, too deep where a history was rebuilt."""
+        generation = self.inner.get_trial_generation(study, trial)
+        for each in range(self.history.bred + 1, generation + 1):
+            self.inner.get_parent_population(study, each)
+        self.history.bred = max(self.history.bred, generation)
+
+
+def seed_of(seed: int, number: int, *stream: int) -> int:
+    """A random state is not in the store; a seed of each trial's own makes a resumed study go on as an unbroken one would."""
+    return int(np.random.SeedSequence([seed, number, *stream]).generate_state(1)[0])
+
+
+def last_of(rungs: tuple[int, ...], distribution: BaseDistribution) -> int | None:
+    """The last rung that is offered, if any is."""
+    return next((rung for rung in reversed(rungs) if holds(distribution, rung)), None)
+
+
+def holds(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value is one that the distribution offers."""
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))
+    except (TypeError, ValueError):  # a value of another kind
+        return False
+
+
+def allowed(name: str, value: Any, distribution: BaseDistribution) -> Any:
+    if not holds(distribution, value):
+        raise BadProposal(f"{name}={value!r} was enqueued, but the space offers {distribution}: enqueue one of these, or leave it out")
+    return value
+
+
+def internal(trial: FrozenTrial) -> dict[str, float]:
+    return {name: float(trial.distributions[name].to_internal_repr(value)) for name, value in trial.params.items()}
+
+
+def attributes(trial: FrozenTrial) -> dict[str, Any]:
+    return {name: value for name, value in trial.system_attrs.items() if RELATIVE not in name}

@@ -1,0 +1,174 @@
+"""The stopping rule: asynchronous successive halving of the stopping type on all objectives at once. Pure arithmetic, no database, no Optuna.
+
+A trial that has reached a rung is compared with all trials that have that rung, in what they become by the trial's own last rung: measured
+where a peer got there, else predicted from this rung by a regression on the trials that have both. Many rungs look private because
+nothing has been memorised yet; the regression knows what became of such trials. Noise counts: the comparison is made in each bootstrap
+replicate, with residuals of the regression drawn into what is predicted, and a trial is stopped when it falls out of the best in nearly all.
+
+Source: Li et al. 2020 (ASHA), Salinas et al. 2021 (several objectives by non-domination), Deb et al. 2002 (crowding). Predicting the last
+rung and asking for a share of the replicates are this project's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpo.dominance import CROWDING, HYPERVOLUME, RANKINGS, among_best
+
+REPLICATES = 256
+FEWEST_PAIRS = 8  # trials that have both rungs, for a regression from one on the other
+RIDGE = 0.1  # in observations of a standardised objective: keeps 8 pairs with nearly collinear objectives tame, is nothing to 30
+QUARTILES_OF_A_NORMAL = 1.349  # distance of the quartiles of a normal distribution in standard deviations
+DRAWS = 0x5EED  # which stream of random numbers the residuals are drawn with; trial and rung choose within it
+
+
+@dataclass(frozen=True)
+class TrialRungs:
+    """What is known of a trial. last: steps of its own last rung. values: steps -> (m,) float64, oriented: smaller is better.
+    replicates: steps -> (R, m) float64, oriented, the same draws of patients in every trial; None where there are none."""
+
+    number: int
+    last: int
+    values: Mapping[int, np.ndarray]
+    replicates: Mapping[int, np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """stop: whether to stop. share: of the replicates in which the trial is not among the best. peers: other trials that have this rung.
+    predicted: whether last rungs were compared, and not this one."""
+
+    stop: bool
+    share: float
+    peers: int
+    predicted: bool
+
+
+class Pruner:
+    """Decides whether a trial goes on from a rung. The same rungs give the same decision, in whichever order they were learnt.
+
+    reduction: about one in so many goes on; the best ⌈n / reduction⌉ of the n trials that have the rung, the trial included.
+    confidence: the share of the replicates that must be exceeded for a stop. ranking: "crowding" | "hypervolume", inside the front that
+    the cut goes through; None is hypervolume for two objectives (a little better on benchmarks/problems.py), crowding for more, whose
+    contributions would take minutes. minimum: below so many trials at the rung nothing is stopped. Raises ValueError for what is out of range.
+    """
+
+    def __init__(self, reduction: int, confidence: float = 0.9, ranking: str | None = None, minimum: int = 2):
+        if reduction < 2:
+            raise ValueError(f"reduction={reduction}: 2 or more, one in so many trials goes on")
+        if not 0 <= confidence < 1:
+            raise ValueError(f"confidence={confidence}: from 0 to below 1, a share that can be exceeded")
+        if ranking not in (None, *RANKINGS):
+            raise ValueError(f"ranking={ranking!r}: take one of {', '.join(RANKINGS)}")
+        self.reduction, self.confidence, self.ranking, self.minimum = reduction, confidence, ranking, minimum
+        self.trials: dict[int, TrialRungs] = {}
+
+    def learn(self, number: int, last: int, steps: int, values: np.ndarray, replicates: np.ndarray | None = None) -> None:
+        """A trial's scores at a rung, (m,) and (R, m) float64, oriented; without replicates the value stands for each of them.
+
+        Learnt once more it replaces what was there. Raises ValueError for NaN or infinity, a wrong shape, or steps beyond the last rung.
+        """
+        values = np.asarray(values, float)
+        known = next((each for trial in self.trials.values() for each in trial.values.values()), values)
+        if values.ndim != 1 or len(values) != len(known) or not np.isfinite(values).all():
+            raise ValueError(f"trial {number} at {steps} steps: values {values} are not {len(known)} finite numbers")
+        if replicates is not None:
+            replicates = np.asarray(replicates, float)
+            if replicates.shape != (REPLICATES, len(values)) or not np.isfinite(replicates).all():
+                raise ValueError(f"trial {number} at {steps} steps: replicates of shape {replicates.shape} are not {REPLICATES} × {len(values)} "
+                                 "finite numbers")
+        if steps > last:
+            raise ValueError(f"trial {number}: a rung at {steps} steps is beyond its last at {last}")
+        before = self.trials.get(number)
+        self.trials[number] = TrialRungs(number, last, (before.values if before else {}) | {steps: values},
+                                         (before.replicates if before else {}) | {steps: replicates})
+
+    def decide(self, number: int, steps: int) -> Decision:
+        """Whether this trial is stopped at this rung, which it has learnt. Never at its own last one. Raises KeyError for an unknown rung.
+
+        Whom the rule does not apply to (yardstick and baselines) is for the caller to know; they are peers all the same.
+        """
+        trial = self.trials[number]
+        trial.values[steps]  # a rung that was not learnt is the caller's mistake
+        peers = [each for each in self.trials.values() if steps in each.values]
+        n = len(peers)
+        best = -(-n // self.reduction)
+        if steps == trial.last or n < self.minimum or best >= n:
+            return Decision(False, 0.0, n - 1, False)
+        becoming = self.regression(steps, trial.last)
+        compared = stacked(peers, steps) if becoming is None else becoming.scores(peers)
+        own = next(i for i, each in enumerate(peers) if each.number == number)
+        ranking = self.ranking or (HYPERVOLUME if compared.shape[2] == 2 else CROWDING)
+        share = 1 - float(among_best(compared, own, best, ranking).mean())
+        return Decision(share > self.confidence, share, n - 1, becoming is not None)
+
+    def regression(self, steps: int, last: int) -> Regression | None:
+        """From this rung on that one, on all trials that have both; None where those are too few."""
+        both = sorted((each for each in self.trials.values() if steps in each.values and last in each.values), key=lambda each: each.number)
+        return Regression(steps, last, both) if len(both) >= FEWEST_PAIRS else None
+
+
+def stacked(trials: list[TrialRungs], steps: int) -> np.ndarray:
+    """Replicates of that rung of each of the trials, (R, n, m)."""
+    found = np.empty((REPLICATES, len(trials), len(trials[0].values[steps])))
+    for i, trial in enumerate(trials):
+        replicates = trial.replicates[steps]
+        found[:, i] = trial.values[steps] if replicates is None else replicates
+    return found
+
+
+class Regression:
+    """Least squares with an intercept and a little ridge, from all objectives at one rung on each objective at a later one.
+
+    Both sides are first put on a scale that is linear in the middle and logarithmic far out, asinh of the distance from the median in
+    robust standard deviations: scores such as `fd` are heavy-tailed, so that a few diverged trials would be the whole fit, while
+    others, such as `copy_excess`, are negative as often as not, so that no logarithm will do. It is monotone, so that nobody dominates
+    anybody on it who did not before.
+    """
+
+    def __init__(self, steps: int, last: int, both: list[TrialRungs]):
+        self.steps, self.last = steps, last
+        before, after = (np.stack([trial.values[each] for trial in both]) for each in (steps, last))
+        self.before, self.after = scale_of(before), scale_of(after)
+        x, y = design(self.before(before)), self.after(after)
+        penalty = RIDGE * np.diag([0.0] + [1.0] * before.shape[1])  # none on the intercept
+        solved = np.linalg.solve(x.T @ x + penalty, x.T)
+        self.coefficients = solved @ y  # (1 + m, m)
+        leverage = np.einsum("ij,ji->i", x, solved)
+        # A trial's residual where it was left out of the fit: what is predicted is not in the fit either.
+        self.residuals = (y - x @ self.coefficients) / np.maximum(1 - leverage, 1 / len(both))[:, None]
+
+    def scores(self, trials: list[TrialRungs]) -> np.ndarray:
+        """What the trials become by the later rung, on the scale of the fit, (R, n, m): measured, or predicted with residuals drawn in."""
+        found = np.empty((REPLICATES, len(trials), self.residuals.shape[1]))
+        measured = np.array([self.last in trial.values for trial in trials])
+        for chosen, made in ((measured, self.measured), (~measured, self.predicted)):
+            if chosen.any():
+                found[:, chosen] = made([trial for trial, wanted in zip(trials, chosen) if wanted])
+        return found
+
+    def measured(self, trials: list[TrialRungs]) -> np.ndarray:
+        return self.after(stacked(trials, self.last))
+
+    def predicted(self, trials: list[TrialRungs]) -> np.ndarray:
+        centre = design(self.before(stacked(trials, self.steps))) @ self.coefficients
+        # All objectives of one residual together, since they are correlated; of each trial and replicate its own, whoever is compared.
+        drawn = np.stack([np.random.default_rng([DRAWS, trial.number, self.steps]).random(REPLICATES) for trial in trials], axis=1)
+        return centre + self.residuals[(drawn * len(self.residuals)).astype(int)]
+
+
+def design(values: np.ndarray) -> np.ndarray:
+    """With the intercept, (..., m) -> (..., 1 + m)."""
+    return np.concatenate([np.ones((*values.shape[:-1], 1)), values], axis=-1)
+
+
+def scale_of(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """The monotone scale that these values, (n, m), suggest for each objective; shifting and stretching an objective changes nothing."""
+    low, centre, high = np.quantile(values, [0.25, 0.5, 0.75], axis=0)
+    spread = (high - low) / QUARTILES_OF_A_NORMAL
+    spread = np.where(spread > 0, spread, values.std(axis=0))
+    spread = np.where(spread > 0, spread, 1.0)
+    return lambda given: np.arcsinh((given - centre) / spread)

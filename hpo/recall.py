@@ -1,0 +1,123 @@
+"""What a worker remembers of a study: evaluated rungs, as the sampler and the stopping rule are taught them. Reads only what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpo import objectives as objective_table
+from hpo import warm_start
+from hpo.distributions import distributions_of
+from hpo.dominance import CROWDING
+from hpo.proposer import Point, Proposer
+from hpo.pruning import Pruner
+from hpo.volume import Points, of_points
+from storage import results, standing, trials
+
+if TYPE_CHECKING:
+    from hpo.study import Search
+
+
+@dataclass
+class Recall:
+    """Everything in it follows from the database, in the order in which rungs were written there: a worker that joins late knows the same."""
+
+    search: Search
+
+    def __post_init__(self) -> None:
+        search, settings = self.search, self.search.settings
+        self.proposer = Proposer(settings.sampler, settings.seed, search.objectives.directions, lambda trial: search.space.propose(trial, search.bounds),
+                                 settings.ladder, constrained=bool(search.constraints))
+        self.pruner = Pruner(settings.reduction, settings.stop_confidence, CROWDING) if settings.pruner != "none" else None
+        self.points = Points()
+        self.texts: dict[int, str] = {}  # of distributions
+        self.references: results.References | None = None  # these and the yardstick never change once they are there
+        self.yardstick: list[float] | None = None
+        self.recorded = 0
+        self.warmed = False
+        self.live: set[int] = set()
+        self.rewardless: list[trials.RungRow] = []  # read before the yardstick was finished, where the joint reward is the objective
+        self.m_yard: float | None = None
+
+    def refresh(self) -> None:
+        """Read what is new. Running trials first: one that ends in between is then known with all its rungs before it counts as ended."""
+        running = trials.running_trials(self.search.store, self.search.id, self.live)
+        rows = trials.rungs_since(self.search.store, self.search.id, self.recorded, replicates=self.pruner is not None, texts=self.texts)
+        live = {trial.number for trial in running}
+        for row in rows:
+            self.recorded = row.recorded
+            self.points.learn(row)
+            if row.yardstick and row.steps == row.own_steps:
+                self.m_yard = row.values[-1] if self.search.objectives.is_joint_reward else 0.0
+        ready = self.ready(rows)
+        # A trial ends where its last rung stands in the order, whether that is read now or was read before it ended.
+        final = {row.number: row.recorded for row in ready if row.number not in live}
+        for number in sorted(self.live - live - final.keys()):
+            self.proposer.end(number)
+        for row in ready:
+            self.learn(row)
+            if final.get(row.number) == row.recorded:
+                self.proposer.end(row.number)
+            if not self.warmed and row.yardstick and row.steps == row.own_steps:
+                self.warm(row.values)
+        for trial in running:
+            if trial.number not in self.live and trial.parameters:
+                self.proposer.started(trial.number, trial.parameters, distributions_of(trial.distributions), self.attributes(trial.trial_id))
+        self.live = live
+
+    def known(self) -> results.References | None:
+        """What base and real pictures scored."""
+        self.references = self.references or results.references(self.search.store, self.search.id)
+        return self.references
+
+    def volume(self) -> float | None:
+        """The hypervolume of the study's front as it was when this was refreshed."""
+        self.yardstick = self.yardstick or standing.yardstick_values(self.search.store, self.search.id)
+        return of_points(self.search.objectives, self.search.settings.reward_weight, self.points.means(), self.known(), self.yardstick)
+
+    def warm(self, yardstick: Sequence[float]) -> None:
+        """Teach the sampler what another study found, once there is a yardstick that it can be scaled by."""
+        self.warmed = True
+        if self.search.settings.warm_start is not None:
+            for point in warm_start.points(self.search, yardstick):
+                self.proposer.learn(point)
+
+    def ready(self, rows: Sequence[trials.RungRow]) -> list[trials.RungRow]:
+        """Those of which the objectives are known: a joint reward is not before the yardstick is finished."""
+        if not self.search.objectives.is_joint_reward:
+            return list(rows)
+        waiting = self.rewardless + list(rows)
+        self.rewardless = waiting if self.m_yard is None else []
+        return [] if self.m_yard is None else waiting
+
+    def learn(self, row: trials.RungRow) -> None:
+        values = self.values(row.values)
+        if values is None:
+            return
+        if row.parameters:  # else the space has no answers that give it, so the sampler has no words for it
+            violations = [row.violations[name] for name in sorted(row.violations)]
+            self.proposer.learn(Point(row.number, row.steps, row.steps == row.own_steps, row.parameters, distributions_of(row.distributions),
+                                      [float(value) for value in values], violations, self.attributes(row.trial_id)))
+        if self.pruner is not None:
+            replicates = None if row.replicates is None else self.values(row.replicates)
+            self.pruner.learn(row.number, row.own_steps, row.steps, self.oriented(values), None if replicates is None else self.oriented(replicates).T)
+
+    def attributes(self, trial_id: int) -> dict[str, Any]:
+        """What a sampler left with a trial: NSGA-II its generation, the others nothing that counts."""
+        return standing.system_attributes(self.search.store, trial_id) if self.search.settings.sampler == "nsga2" else {}
+
+    def values(self, scores: Sequence[Any]) -> np.ndarray | None:
+        """The objectives' values, (m,) or (m, replicates), of the scores as they are stored; None where a joint reward does not exist."""
+        stored = np.asarray(scores, dtype=float)
+        if not self.search.objectives.is_joint_reward:
+            return stored
+        known = self.known()
+        reward = objective_table.joint_reward(self.search.objectives, self.search.settings.reward_weight, stored[0], stored[1], known.q_base, known.q_real,
+                                              known.m_base, self.m_yard)
+        return None if reward is None else np.asarray(reward)[None]
+
+    def oriented(self, values: np.ndarray) -> np.ndarray:
+        return np.stack([objective.oriented(each) for objective, each in zip(self.search.objectives.chosen, values)])

@@ -1,0 +1,141 @@
+"""What a study takes over from another one of the same store: its results, scaled, for the sampler's eyes only, and its front to be run first."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo import objectives as objective_table
+from hpo.errors import BadSetting
+from hpo.proposer import Point
+from hpo.spaces.function import vetted
+from storage import leases, results, standing
+from trainers.candidate import Candidate, rounded
+from trainers.errors import BadSelection
+
+if TYPE_CHECKING:
+    from hpo.study import Search
+
+
+MARK = "warm_start"  # on the study: how much of which other study it takes over, so that a resumed study takes over the same
+
+
+@dataclass(frozen=True)
+class Source:
+    """The study that is taken over from. yardstick: a row of the view trial_scores."""
+
+    name: str
+    id: int
+    steps: int
+    rate_scale: float
+    known: results.References
+    yardstick: Mapping[str, Any]
+
+
+def source(search: Search, name: str) -> Source:
+    """Raises UnknownStudy; BadSetting for one of other objectives, without a yardstick, or the study itself."""
+    if name == search.settings.study:
+        raise BadSetting(f"--warm-start {name}: it is the study itself, name another one, or leave the flag out to resume it")
+    id = results.study_id(search.store, name)
+    stored = results.settings(search.store, id)["binding"]
+    if tuple(stored["objectives"]) != search.objectives.names:
+        raise BadSetting(f"--warm-start {name}: its objectives are {','.join(stored['objectives'])}, this study's are {','.join(search.objectives.names)}: "
+                         "take a study with the same ones, or other --objectives")
+    known, yardstick = results.references(search.store, id), standing.yardstick(search.store, name)
+    if known is None or yardstick is None:
+        raise BadSetting(f"--warm-start {name}: its yardstick is not finished, so nothing tells how its scores compare with this study's: finish it first")
+    return Source(name, id, stored["steps"], stored["learning_rate_scale"], known, yardstick)
+
+
+def settle(search: Search) -> None:
+    """Note how far the other study is now: what it finds later is not taken over. Once for each study that is named."""
+    name = search.settings.warm_start
+    if name is None:
+        return
+    found = source(search, name)
+    with leases.translated():
+        if search.study.user_attrs.get(MARK, {}).get("study") != name:
+            search.study.set_user_attr(MARK, {"study": name, "recorded": standing.last_recorded(search.store, found.id)})
+
+
+def adapted(candidate: Candidate, source: Source, search: Search) -> Candidate:
+    """The same candidate in this study: learning rates by this study's scale, steps the rung at about the same share of all."""
+    scale = search.settings.learning_rate_scale / source.rate_scale
+    share = candidate.steps / source.steps * search.settings.steps
+    steps = min(search.settings.ladder, key=lambda rung: abs(math.log(rung / share)))
+    norm_rate = None if candidate.norm_rate is None else rounded(candidate.norm_rate * scale)
+    return replace(candidate, learning_rate=rounded(candidate.learning_rate * scale), norm_rate=norm_rate, steps=steps)
+
+
+def front(search: Search, name: str) -> list[Candidate]:
+    """The source's front as candidates of this study; those that this base model or its --protects cannot have are left out."""
+    found = source(search, name)
+    candidates = [adapted(Candidate.from_json(row), found, search) for row, _ in standing.front_candidates(search.store, found.id)]
+    return [candidate for candidate in dict.fromkeys(candidates) if reason(candidate, search) is None]
+
+
+def reason(candidate: Candidate, search: Search) -> str | None:
+    """Why a candidate cannot be one of this study, if so."""
+    try:
+        return search.trained.reason(vetted(candidate, search.bounds))
+    except BadSelection as error:
+        return str(error)
+
+
+def points(search: Search, yardstick: Sequence[float]) -> Iterator[Point]:
+    """The source's points as those of this study, for the sampler: each objective scaled so that the source's base and yardstick come to lie on this
+    study's, a joint reward by the source's own. Numbers are negative, so that no trial of this study is meant. What this study's space cannot propose is
+    left out. yardstick: the scores of this study's."""
+    found = source(search, search.settings.warm_start)
+    rows = standing.evaluated(search.store, found.id, search.study.user_attrs[MARK]["recorded"])
+    last = {row.number: place for place, row in enumerate(rows)}
+    for place, row in enumerate(rows):
+        candidate = adapted(Candidate.from_json(row.candidate), found, search)
+        fixed, values = search.space.fixed(candidate, search.bounds), values_here(row.values, found, search, yardstick)
+        if fixed is not None and values is not None:
+            yield Point(-1 - row.number, candidate.steps, place == last[row.number], dict(fixed.params), fixed.distributions, values, [], {})
+
+
+def values_here(values: Sequence[float], source: Source, search: Search, yardstick: Sequence[float]) -> list[float] | None:
+    """A point's objectives in this study; None where there is no joint reward."""
+    objectives, known = search.objectives, source.known
+    if objectives.is_joint_reward:
+        reward = objective_table.joint_reward(objectives, search.settings.reward_weight, *values, known.q_base, known.q_real, known.m_base,
+                                              source.yardstick[objectives.memorization])
+        return None if reward is None else [reward]
+    base = results.references(search.store, search.id).scores
+    return [scaled(value, known.scores[name][0], source.yardstick[name], base[name][0], here)
+            for name, value, here in zip(objectives.names, values, yardstick)]
+
+
+def scaled(value: float, base: float, yardstick: float, new_base: float, new_yardstick: float) -> float:
+    """Along the line on which base and yardstick of one study are those of the other; shifted only where the source's are the same.
+
+    >>> scaled(3.0, base=5.0, yardstick=1.0, new_base=50.0, new_yardstick=10.0)
+    30.0
+    """
+    slope = (new_yardstick - new_base) / (yardstick - base) if yardstick != base else 1.0
+    return new_base + (value - base) * slope
+
+
+def enqueued(search: Search, path: str) -> list[Candidate]:
+    """The candidates of --enqueue, JSON objects one a line as `Candidate.to_json` gives them. Raises BadSetting naming the line."""
+    try:
+        lines = [(number, line) for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1) if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSetting(f"--enqueue {path}: it cannot be read ({error}), give a text file with a candidate a line") from error
+    found = []
+    for number, line in lines:
+        try:
+            candidate = Candidate.from_json(json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadSetting(f"--enqueue {path}: line {number} is no candidate ({type(error).__name__}: {error}), write one as "
+                             "python -m hpo.front --format candidates does") from error
+        if (why := reason(candidate, search)) is not None:
+            raise BadSetting(f"--enqueue {path}: line {number}: {why}")
+        found.append(vetted(candidate, search.bounds))
+    return found

@@ -1,0 +1,60 @@
+-- What the outer loop asks of a study before it decides what comes next, and which files may go. Reading only, locks nothing.
+
+-- Trials that were run as baselines, by number: whoever may be the yardstick among them.
+CREATE OR REPLACE FUNCTION peft_pareto.baselines(study integer) RETURNS TABLE (
+    trial_id integer, number integer, method text, baseline text, state text, reason text) LANGUAGE sql STABLE AS
+$$
+    SELECT c.trial_id, t.number, c.method, c.baseline, t.state::text, l.reason
+        FROM peft_pareto.candidates c
+        JOIN optuna.trials t ON t.trial_id = c.trial_id
+        LEFT JOIN peft_pareto.leases l ON l.trial_id = c.trial_id
+        WHERE c.study_id = study AND c.baseline IS NOT NULL ORDER BY t.number
+$$;
+
+-- The candidates of the front's points, each with the steps of its rung, by trial number.
+CREATE OR REPLACE FUNCTION peft_pareto.front_candidates(study integer) RETURNS TABLE (candidate jsonb, repeats bigint)
+    LANGUAGE sql STABLE AS
+$$
+    SELECT (array_agg(jsonb_set(c.json, '{steps}', to_jsonb(r.steps)) ORDER BY t.number))[1], count(*)
+        FROM peft_pareto.front_of(study) AS f (hash)
+        JOIN peft_pareto.rungs r ON r.study_id = study AND r.hash = f.hash AND NOT r.again
+        JOIN peft_pareto.candidates c ON c.trial_id = r.trial_id
+        JOIN optuna.trials t ON t.trial_id = r.trial_id
+        GROUP BY f.hash ORDER BY min(t.number), min(r.steps)
+$$;
+
+-- The study's points up to a place in the order in which rungs were written, each as the candidate that stops there.
+CREATE OR REPLACE FUNCTION peft_pareto.evaluated(study integer, until bigint) RETURNS TABLE (
+    number integer, candidate jsonb, "values" double precision[]) LANGUAGE sql STABLE AS
+$$
+    SELECT t.number, jsonb_set(c.json, '{steps}', to_jsonb(r.steps)), r.values
+        FROM peft_pareto.rungs r
+        JOIN peft_pareto.candidates c ON c.trial_id = r.trial_id
+        JOIN optuna.trials t ON t.trial_id = r.trial_id
+        WHERE r.study_id = study AND r.recorded <= until AND NOT r.again ORDER BY r.recorded
+$$;
+
+-- Is the trial's rung at any steps on its study's front?
+CREATE OR REPLACE FUNCTION peft_pareto.is_on_front(trial integer) RETURNS boolean LANGUAGE sql STABLE AS
+$$
+    SELECT EXISTS (SELECT FROM peft_pareto.rungs r WHERE r.trial_id = trial
+                   AND r.hash IN (SELECT hash FROM peft_pareto.front_of(r.study_id) AS f (hash)))
+$$;
+
+-- Notes of files that need not stay. A rung's tensors (their name holds its hash) stay while its trial runs and has not
+-- evaluated it, and while it is on the front; a training's state stays while its trial runs or has a rung on the front.
+-- With everything: both stay for whatever was evaluated.
+CREATE OR REPLACE FUNCTION peft_pareto.droppable(study integer, weights_kind text, state_kind text, everything boolean)
+    RETURNS TABLE (path text) LANGUAGE sql STABLE AS
+$$
+    WITH front AS MATERIALIZED (SELECT hash FROM peft_pareto.front_of(study) AS f (hash)),
+    noted AS (
+        SELECT a.path, a.kind, a.trial_id, t.state::text IN ('RUNNING', 'WAITING') AS live, r.hash,
+               r.hash IS NOT NULL AND (everything OR r.hash IN (SELECT hash FROM front)) AS stays
+            FROM peft_pareto.artifacts a
+            JOIN optuna.trials t ON t.trial_id = a.trial_id
+            LEFT JOIN peft_pareto.rungs r ON r.trial_id = a.trial_id AND (a.kind = state_kind OR a.path LIKE '%-' || r.hash || '.%')
+            WHERE t.study_id = study AND a.kind IN (weights_kind, state_kind))
+    SELECT n.path FROM noted n GROUP BY n.path
+        HAVING NOT bool_or(n.stays) AND NOT bool_or(n.live AND (n.kind = state_kind OR n.hash IS NULL))
+$$;

@@ -1,0 +1,143 @@
+"""How a study stands, as the outer loop asks before it decides what comes next. Reading only; the queries are in sql/standing.sql."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import text
+
+from storage import leases
+from storage.store import Store
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A trial that was run as a baseline: "yardstick", or a method's name. state: Optuna's."""
+
+    trial_id: int
+    number: int
+    method: str
+    baseline: str
+    state: str
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A rung. number: its trial's; candidate: JSON, with the steps of the rung; values: raw scores of the objectives, [q, m] in a joint_reward study."""
+
+    number: int
+    candidate: Mapping[str, Any]
+    values: tuple[float, ...]
+
+
+def baselines(store: Store, study_id: int) -> list[Baseline]:
+    """By trial number."""
+    return [Baseline(**row) for row in _rows(store, "SELECT * FROM peft_pareto.baselines(:study)", study=study_id)]
+
+
+def yardstick(store: Store, study_name: str) -> dict[str, Any] | None:
+    """The finished yardstick's row of the view trial_scores, None until there is one."""
+    query = ("SELECT * FROM trial_scores WHERE study = :name AND trial = (SELECT min(b.number) FROM studies o "
+             "CROSS JOIN LATERAL peft_pareto.baselines(o.study_id) b WHERE o.study_name = :name AND b.baseline = 'yardstick' AND b.state = 'COMPLETE')")
+    found = _rows(store, query, name=study_name)
+    return dict(found[0]) if found else None
+
+
+def yardstick_values(store: Store, study_id: int) -> list[float] | None:
+    """The finished yardstick's objectives at its own last rung, in order, [q, m] in a joint_reward study; None until there is one."""
+    query = ("SELECT r.values FROM peft_pareto.yardsticks y JOIN peft_pareto.candidates c USING (trial_id) "
+             "JOIN peft_pareto.rungs r ON r.trial_id = c.trial_id AND r.steps = c.steps WHERE y.study_id = :study")
+    found = _rows(store, query, study=study_id)
+    return list(found[0]["values"]) if found else None
+
+
+def front_values(store: Store, study_id: int) -> list[list[float]]:
+    """The objectives of each point of the front, means over its repeats, in order; [q, m] in a joint_reward study."""
+    query = ("SELECT array_agg(o.mean ORDER BY o.place) AS values FROM (SELECT f.hash, given.place, avg(given.value) AS mean "
+             "FROM peft_pareto.front_of(:study) AS f (hash) JOIN peft_pareto.rungs r ON r.study_id = :study AND r.hash = f.hash AND NOT r.again "
+             "CROSS JOIN LATERAL unnest(r.values) WITH ORDINALITY AS given (value, place) GROUP BY f.hash, given.place) AS o GROUP BY o.hash")
+    return [list(row["values"]) for row in _rows(store, query, study=study_id)]
+
+
+def front_candidates(store: Store, study_id: int) -> list[tuple[dict[str, Any], int]]:
+    """Of each point of the front: the candidate's JSON, with the steps of its rung, and how often it was run."""
+    return [(row["candidate"], row["repeats"]) for row in _rows(store, "SELECT * FROM peft_pareto.front_candidates(:study)", study=study_id)]
+
+
+def is_on_front(store: Store, trial_id: int) -> bool:
+    """Whether any of the trial's rungs is."""
+    return _rows(store, "SELECT peft_pareto.is_on_front(:trial) AS found", trial=trial_id)[0]["found"]
+
+
+def is_begun(store: Store, study_id: int, hash: str) -> bool:
+    """Whether any trial had this very candidate, however it ended."""
+    query = "SELECT EXISTS (SELECT FROM peft_pareto.candidates WHERE study_id = :study AND hash = :hash) AS found"
+    return _rows(store, query, study=study_id, hash=hash)[0]["found"]
+
+
+def under_way(store: Store, study_id: int, root: str, repeat: int) -> int | None:
+    """Number of a trial of this root and repeat that runs, or was left and waits to be taken up; None if there is none."""
+    query = ("SELECT min(t.number) AS found FROM peft_pareto.candidates c JOIN trials t USING (trial_id) "
+             "WHERE c.study_id = :study AND c.root = :root AND c.repeat = :repeat AND t.state IN ('RUNNING', 'WAITING')")
+    return _rows(store, query, study=study_id, root=root, repeat=repeat)[0]["found"]
+
+
+def last_recorded(store: Store, study_id: int) -> int:
+    """The place of the study's newest rung in the order in which rungs were written; 0 if there is none."""
+    return _rows(store, "SELECT coalesce(max(recorded), 0) AS found FROM peft_pareto.rungs WHERE study_id = :study", study=study_id)[0]["found"]
+
+
+def evaluated(store: Store, study_id: int, until: int) -> list[Evaluated]:
+    """All points in the order in which they were written, up to that place."""
+    return [Evaluated(row["number"], row["candidate"], tuple(row["values"]))
+            for row in _rows(store, "SELECT * FROM peft_pareto.evaluated(:study, :until)", study=study_id, until=until)]
+
+
+def system_attributes(store: Store, trial_id: int) -> dict[str, Any]:
+    """What Optuna or a sampler of its has noted with a trial."""
+    rows = _rows(store, "SELECT key, value_json FROM trial_system_attributes WHERE trial_id = :trial", trial=trial_id)
+    return {row["key"]: json.loads(row["value_json"]) for row in rows}
+
+
+def repeats(store: Store, study_id: int) -> int:
+    """How many trials were begun as another run of a candidate."""
+    return _rows(store, "SELECT count(*) AS found FROM peft_pareto.candidates WHERE study_id = :study AND repeat > 0", study=study_id)[0]["found"]
+
+
+def has_worked(store: Store, study_id: int) -> bool:
+    """Whether anything but baselines was evaluated."""
+    query = "SELECT EXISTS (SELECT FROM peft_pareto.rungs JOIN peft_pareto.candidates USING (trial_id) WHERE rungs.study_id = :study AND baseline IS NULL) AS found"
+    return _rows(store, query, study=study_id)[0]["found"]
+
+
+def rung_count(store: Store, study_id: int) -> int:
+    """How many rungs were evaluated, of whatever trials: it grows as long as anybody gets anywhere."""
+    return _rows(store, "SELECT count(*) AS found FROM peft_pareto.rungs WHERE study_id = :study", study=study_id)[0]["found"]
+
+
+def values_at(store: Store, trial_id: int, steps: int) -> list[float]:
+    """The objectives' scores of an evaluated rung, in order; [q, m] in a joint_reward study."""
+    return list(_rows(store, "SELECT values FROM peft_pareto.rungs WHERE trial_id = :trial AND steps = :steps", trial=trial_id, steps=steps)[0]["values"])
+
+
+def hypervolumes(store: Store, study_id: int) -> list[float]:
+    """As trials were finished, from the first that was finished with or after the yardstick on."""
+    query = "SELECT hypervolume FROM peft_pareto.hypervolumes WHERE study_id = :study ORDER BY finished, trial_id"
+    return [row["hypervolume"] for row in _rows(store, query, study=study_id)]
+
+
+def droppable(store: Store, study_id: int, weights: str, state: str, everything: bool) -> list[str]:
+    """Paths of files that need not stay: see sql/standing.sql. weights, state: kinds of artifacts."""
+    query = "SELECT path FROM peft_pareto.droppable(:study, :weights, :state, :everything)"
+    return [row["path"] for row in _rows(store, query, study=study_id, weights=weights, state=state, everything=everything)]
+
+
+def _rows(store: Store, query: str, **given: Any) -> list[Mapping[str, Any]]:
+    with leases.translated(), store.at_once.connect() as connection:
+        return list(connection.execute(text(query), given).mappings())
+
+

@@ -1,0 +1,289 @@
+"""What is proposed, by each sampler: the same from a history that was rebuilt, near the optimum, within constraints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from hpo.errors import SearchError
+from hpo.history import Point
+from hpo.proposer import Proposal, Proposer
+from hpo.samplers import POPULATION, RANDOM_TRIALS
+from hpo.spaces import BadProposal
+
+RUNGS = (22, 67, 200)
+TWO = ["minimize", "minimize"]
+ALL, MODELS = ["tpe", "gp", "nsga2", "random"], ["tpe", "gp", "nsga2"]
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def conditional(trial: Any) -> dict[str, Any]:
+    """A space whose optimum lies in a parameter that only some trials have; steps as our spaces ask for them."""
+    kind = trial.suggest_categorical("kind", ["a", "b", "c"])
+    place = trial.suggest_float("place", 0, 1) if kind == "b" else None
+    trial.suggest_int("idle", 0, 3)
+    return {"kind": kind, "place": place, "steps": trial.suggest_categorical("steps", list(RUNGS))}
+
+
+def without_steps(trial: Any) -> float:
+    return trial.suggest_float("place", 0, 1)
+
+
+def measured(candidate: dict[str, Any], steps: int) -> list[float]:
+    """Best with kind b, place near 0.8; one objective falls with steps, the other grows."""
+    far = 2.0 if candidate["place"] is None else abs(candidate["place"] - 0.8)
+    return [far + 22 / steps, far + steps / 400]
+
+
+class Life:
+    """A study with one worker, and all that a store would keep of it."""
+
+    def __init__(self, sampler: str, space: Callable = conditional, measure: Callable = measured, directions: list[str] = TWO, seed: int = 3,
+                 violations: Callable = lambda candidate: [], constrained: bool = False):
+        self.new = lambda: Proposer(sampler, seed, directions, space, RUNGS, constrained)
+        self.proposer, self.measure, self.violations = self.new(), measure, violations
+        self.points: list[Point] = []
+        self.proposals: list[Proposal] = []
+
+    def run(self, trials: int) -> Life:
+        for number in range(len(self.proposals), trials):
+            proposal = self.proposer.propose(number)
+            self.proposals.append(proposal)
+            self.proposer.started(number, proposal.parameters, proposal.distributions, proposal.system_attrs)
+            reached = [rung for rung in RUNGS if rung <= proposal.parameters.get("steps", RUNGS[-1])]
+            reached = reached[:1] if number % 3 == 2 else reached  # every third is stopped
+            for steps in reached:
+                self.learn(Point(number, steps, False, proposal.parameters, proposal.distributions, self.measure(proposal.candidate, steps),
+                                 self.violations(proposal.candidate), proposal.system_attrs))
+            self.points[-1] = replace(self.points[-1], last=True)
+            self.proposer.end(number)
+        return self
+
+    def learn(self, point: Point) -> None:
+        self.points.append(point)
+        self.proposer.learn(point)
+
+    def rebuilt(self) -> Proposer:
+        proposer = self.new()
+        for point in self.points:
+            proposer.learn(point)
+        return proposer
+
+    def candidates(self, first: int = 0) -> list[Any]:
+        return [proposal.candidate for proposal in self.proposals[first:]]
+
+
+@pytest.mark.parametrize(("sampler", "trials"), [("tpe", 25), ("gp", 25), ("nsga2", 3 * POPULATION + 4), ("random", 25)])
+def test_a_rebuilt_history_gives_the_same_proposal(sampler: str, trials: int) -> None:
+    life = Life(sampler).run(trials)
+    rebuilt = life.rebuilt()
+    for number in (trials, trials + 1):
+        assert rebuilt.propose(number) == life.proposer.propose(number)
+    assert life.proposer.propose(trials) != life.proposer.propose(trials + 1), "each number has a proposal of its own"
+    assert Life(sampler, seed=4).run(RANDOM_TRIALS).candidates() != life.candidates()[:RANDOM_TRIALS], "each study too"
+
+
+def test_a_resumed_study_goes_on_as_an_unbroken_one() -> None:
+    unbroken = Life("nsga2").run(3 * POPULATION)
+    resumed = Life("nsga2")
+    for trials in (5, POPULATION + 3, 3 * POPULATION):
+        resumed.run(trials)
+        resumed.proposer = resumed.rebuilt()
+    assert resumed.proposals == unbroken.proposals
+    generations = {proposal.system_attrs["NSGAIISampler:generation"] for proposal in unbroken.proposals}
+    assert generations == {0, 1, 2}
+
+
+@pytest.mark.parametrize("sampler", MODELS)
+def test_models_find_an_optimum_in_a_conditional_parameter(sampler: str) -> None:
+    seeds = range(7, 11 if sampler == "nsga2" else 9)  # it learns more slowly, and costs nothing
+
+    def near(name: str) -> int:
+        return sum(candidate["place"] is not None and abs(candidate["place"] - 0.8) < 0.15
+                   for seed in seeds for candidate in Life(name, seed=seed).run(36).candidates(RANDOM_TRIALS))
+
+    assert near(sampler) > 1.5 * near("random") > 0
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_models_propose_what_is_good_at_the_last_rung(sampler: str) -> None:
+    """The front has first rungs near 0.2 and last rungs near 0.8; a model that lets steps vary proposes both equally often."""
+    def measure(place: float, steps: int) -> list[float]:
+        far = abs(place - (0.2 if steps == 22 else 0.8))
+        return {22: [far, 1 + far], 67: [2 + far, 2 + far], 200: [1 + far, far]}[steps]
+
+    places = [place for seed in (3, 4) for place in Life(sampler, without_steps, measure, seed=seed).run(36).candidates(20)]
+    assert sum(abs(place - 0.8) < 0.2 for place in places) >= 0.7 * len(places)
+
+
+@pytest.mark.parametrize("sampler", MODELS)
+def test_a_single_objective_is_maximised(sampler: str) -> None:
+    life = Life(sampler, without_steps, lambda place, steps: [-abs(place - 0.9)], ["maximize"]).run(40)
+    assert sum(place > 0.75 for place in life.candidates(20)) >= 9
+
+
+@pytest.mark.parametrize("sampler", MODELS)
+def test_constraints_keep_proposals_out_of_where_they_are_violated(sampler: str) -> None:
+    def inside(constrained: bool) -> int:
+        life = Life(sampler, without_steps, lambda place, steps: [-place, abs(place - 1)], violations=lambda place: [place - 0.4], constrained=constrained)
+        return sum(place <= 0.45 for place in life.run(36).candidates(20))
+
+    assert inside(True) >= inside(False) + 5
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_random_proposals_are_counted_in_trials_not_in_rungs(sampler: str) -> None:
+    life, plain = Life(sampler).run(RANDOM_TRIALS - 1), Life("random")
+    drawn = plain.proposer.propose(99).parameters
+    assert len(life.points) > 2 * RANDOM_TRIALS
+    assert life.proposer.propose(99).parameters | {"steps": 0} == drawn | {"steps": 0}
+    assert life.run(RANDOM_TRIALS).proposer.propose(99).parameters | {"steps": 0} != drawn | {"steps": 0}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_running_trials_are_seen_until_they_end(sampler: str) -> None:
+    life = Life(sampler, without_steps, lambda place, steps: [(place - 0.2) ** 2, (place - 0.4) ** 2]).run(14)
+    def proposed() -> list[Proposal]:
+        return [life.proposer.propose(number) for number in range(20, 26)]
+
+    alone = proposed()
+    for number, proposal in enumerate([*alone, *alone]):  # all of them are taken up by another worker
+        life.proposer.started(14 + number % len(alone), proposal.parameters, proposal.distributions, proposal.system_attrs)
+    assert proposed() != alone
+    for number in range(len(alone)):
+        life.proposer.end(14 + number)
+    assert proposed() == alone
+
+
+@pytest.mark.parametrize("sampler", ALL)
+def test_nothing_is_left_of_a_proposal(sampler: str) -> None:
+    life = Life(sampler).run(RANDOM_TRIALS + 2)
+    before = life.proposer.propose(50)
+
+    def fails(trial: Any) -> None:
+        conditional(trial)
+        raise SearchError("no")
+
+    life.proposer.space = fails
+    with pytest.raises(SearchError, match="no"):
+        life.proposer.propose(51)
+    life.proposer.space = conditional
+    assert life.proposer.propose(50) == before
+    assert not life.proposer.history.study.get_trials(states=(TrialState.RUNNING,))
+
+
+@pytest.mark.parametrize("sampler", ALL)
+def test_fixed_answers_are_given_and_the_rest_is_sampled(sampler: str) -> None:
+    life = Life(sampler).run(RANDOM_TRIALS + 2)
+    proposal = life.proposer.propose(40, {"kind": "b", "steps": 67, "of another space": 1})
+    assert (proposal.candidate["kind"], proposal.candidate["steps"]) == ("b", 67)
+    assert set(proposal.parameters) == set(proposal.distributions) == set(proposal.internal) == {"kind", "place", "idle", "steps"}
+    assert (proposal.internal["kind"], proposal.internal["steps"]) == (1.0, 1.0), "Optuna's floats: a choice is its index"
+    assert life.proposer.propose(40, {"place": 0.25, "kind": "b"}).parameters["place"] == 0.25
+    with pytest.raises(BadProposal, match="kind='z' was enqueued, but the space offers .*: enqueue one of these, or leave it out"):
+        life.proposer.propose(40, {"kind": "z"})
+
+
+def test_a_trial_with_all_answers_fixed_belongs_to_a_generation() -> None:
+    proposal = Proposer("nsga2", 3, TWO, conditional, RUNGS).propose(0, {"kind": "a", "idle": 0, "steps": 200})
+    assert proposal.system_attrs == {"NSGAIISampler:generation": 0}
+
+
+@pytest.mark.parametrize("sampler", MODELS)
+def test_models_ask_for_whole_trials_and_random_for_any(sampler: str) -> None:
+    assert {candidate["steps"] for candidate in Life(sampler).run(RANDOM_TRIALS + 3).candidates()} == {RUNGS[-1]}
+    assert {candidate["steps"] for candidate in Life("random").run(20).candidates()} == set(RUNGS)
+
+
+@pytest.mark.parametrize(("sampler", "taught"), [("tpe", [22, 67, 200]), ("gp", [22, 67, 200]), ("nsga2", [200]), ("random", [])])
+def test_what_each_sampler_is_taught_of_a_trial(sampler: str, taught: list[int]) -> None:
+    life = Life(sampler, without_steps, lambda place, steps: [place, place]).run(1)
+    trials = life.proposer.history.study.get_trials(states=(TrialState.COMPLETE,))
+    assert [trial.params["steps"] for trial in trials] == taught, "also where the space does not ask for steps"
+
+
+def test_a_failed_trial_teaches_nsga2_what_it_reached() -> None:
+    life = Life("nsga2", without_steps, lambda place, steps: [place, place])
+    proposal = life.proposer.propose(0)
+    for steps in (22, 67):
+        life.learn(Point(0, steps, False, proposal.parameters, proposal.distributions, [1.0, 1.0], [], proposal.system_attrs))
+    assert not life.proposer.history.study.get_trials(states=(TrialState.COMPLETE,))
+    life.proposer.end(0)
+    life.proposer.end(0)
+    trial, = life.proposer.history.study.get_trials(states=(TrialState.COMPLETE,))
+    assert trial.params["steps"] == 67
+
+
+@pytest.mark.parametrize("sampler", MODELS)
+def test_a_parameter_that_no_random_proposal_had_is_taken_up_when_it_is_learnt(sampler: str) -> None:
+    def space(trial: Any, rare: bool = False) -> None:
+        trial.suggest_float("place", 0, 1)
+        if rare:
+            trial.suggest_int("rare", 1, 9)
+
+    proposer = Proposer(sampler, 0, TWO, space, RUNGS)
+    source = Proposer("random", 0, TWO, lambda trial: space(trial, rare=True), RUNGS)
+    for number in range(RANDOM_TRIALS + 4):
+        known = (proposer if number < 6 else source).propose(number)
+        proposer.learn(Point(number, 200, True, known.parameters, known.distributions, [float(number), 1.0], [], {"NSGAIISampler:generation": 0}))
+    proposer.space = lambda trial: space(trial, rare=True)
+    assert set(proposer.propose(30).parameters) == {"place", "rare"}
+
+
+def test_the_gaussian_process_tries_all_candidates_of_a_small_space_before_it_repeats_one() -> None:
+    def small(trial: Any) -> tuple[str, int]:
+        kind = trial.suggest_categorical("kind", ["a", "b"])
+        return kind, trial.suggest_int("rank", 1, 8) if kind == "b" else 0
+
+    life = Life("gp", small, lambda candidate, steps: [candidate[1] + 1.0, 9.0 - candidate[1]]).run(RANDOM_TRIALS)
+    left = 9 - len(set(life.candidates()))
+    assert 0 < left < 9
+    assert len(set(life.run(RANDOM_TRIALS + left).candidates())) == 9
+    life.run(RANDOM_TRIALS + left + 1)
+
+
+@pytest.mark.parametrize("sampler", MODELS)
+def test_steps_of_the_spaces_own_are_sampled(sampler: str) -> None:
+    life = Life(sampler, lambda trial: {"place": trial.suggest_float("place", 0, 1), "steps": trial.suggest_categorical("steps", [50, 100])})
+    assert {candidate["steps"] for candidate in life.run(24).candidates()} == {50, 100}
+
+
+def test_thousands_of_generations_are_rebuilt() -> None:
+    life = Life("nsga2", without_steps, lambda place, steps: [place, -place])
+    drawn = [life.proposer.propose(number) for number in range(50)]
+    for number in range(6_000):
+        proposal = drawn[number % 50]
+        life.proposer.learn(Point(number, 200, True, proposal.parameters, proposal.distributions, [number % 7, -number % 5], [],
+                                  {"NSGAIISampler:generation": number // POPULATION}))
+    assert life.proposer.propose(6_000).system_attrs == {"NSGAIISampler:generation": 6_000 // POPULATION}
+
+
+def test_a_random_proposal_of_thirty_parameters_costs_little_after_ten_thousand_trials() -> None:
+    def space(trial: Any) -> list[float]:
+        return [trial.suggest_float(f"p{i}", 0, 1) for i in range(30)]
+
+    proposer = Proposer("random", 0, TWO, space, RUNGS)
+    known = proposer.propose(0)
+    for number in range(10_000):
+        proposer.learn(Point(number, 200, True, known.parameters, known.distributions, [1.0, 1.0]))
+    began = time.process_time()
+    for number in range(10):
+        proposer.propose(number)
+    assert (time.process_time() - began) / 10 < 0.02
+
+
+def test_answers_of_a_random_search_do_not_repeat_one_another() -> None:
+    """The sampler and whoever answers in its place draw from streams of their own."""
+    def propose(trial: Any) -> tuple[float, int]:
+        return trial.suggest_float("x", 0, 1), trial.suggest_categorical("steps", RUNGS)
+
+    proposer = Proposer("random", 0, ["minimize"], propose, RUNGS)
+    found = np.array([(x, RUNGS.index(steps)) for x, steps in (proposer.propose(number).candidate for number in range(200))])
+    assert abs(np.corrcoef(found.T)[0, 1]) < 0.3

@@ -1,0 +1,143 @@
+"""What is taken over from another study or a file: scaled for the sampler's eyes only, the front run first, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from told import beside, quickly, run
+
+from hpo import front as front_command
+from hpo import warm_start
+from hpo.errors import BadSetting
+from hpo.launch import queue_of
+from hpo.spaces.reference import reference_candidate
+from hpo.study import Search
+from storage import results
+from storage.errors import UnknownStudy
+
+Searching = Callable[..., Search]
+IDENTITY = {"model": "m", "encoder": "e", "data": "d"}
+
+
+@pytest.fixture
+def finished(searching: Searching) -> Search:
+    """Of 30 steps, base (5, 0), yardstick (1, 1), the methods as published."""
+    search = searching(steps=30, trials=4, baselines=True, pruner="none", learning_rate_scale=0.5)
+    for fd, copied in ((1.0, 1.0), (2.0, 0.5), (3.0, 0.2), (4.0, 0.4)):
+        quickly(search, fd, copied)
+    return search
+
+
+def started(searching: Searching, source: Search, **more) -> Search:
+    return searching(**{"trials": 9, "baselines": False, "warm_start": source.settings.study, "sampler": "tpe", **more})
+
+
+def test_values_are_scaled_so_that_base_and_yardstick_come_to_lie_on_each_other(searching: Searching, finished: Search, opened: Callable) -> None:
+    search = started(searching, finished)
+    search.recall.refresh()
+    assert search.recall.proposer.history.points == [], "there is no yardstick to scale by"
+    run(search, lambda asked, steps: (3.0, 2.0 * steps / 40))
+    search.recall.refresh()
+    points = search.recall.proposer.history.points
+    assert [(point.number, point.steps) for point in points] == [(0, 4), (0, 13), (0, 40), (-1, 40), (-2, 40), (-3, 40), (-4, 40)]
+    # fd: 5 → 5 and 1 → 3; copy_excess: 0 → 0 and 1 → 2.
+    assert [point.values for point in points[3:]] == [pytest.approx(values) for values in ((3.0, 2.0), (3.5, 1.0), (4.0, 0.4), (4.5, 0.8))]
+    assert points[4].parameters["method"] == "attention"
+    late = beside(search, opened)
+    late.recall.refresh()
+    assert late.recall.proposer.history.points == points
+
+
+def test_only_the_sampler_sees_them(searching: Searching, finished: Search, query: Callable) -> None:
+    search = started(searching, finished)
+    run(search, lambda asked, steps: (3.0, 1.0))
+    search.recall.refresh()
+    assert set(search.recall.pruner.trials) == {0}
+    assert query("SELECT count(*) FROM rung_scores WHERE study = :s", s=search.settings.study) == [(3,)]
+
+
+def test_a_resumed_study_takes_over_no_more_than_it_did_at_first(searching: Searching, finished: Search, opened: Callable) -> None:
+    search = started(searching, finished)
+    finished.register(5, IDENTITY)
+    quickly(finished, 2.0, 0.0)
+    late = beside(search, opened)
+    late.register(9, IDENTITY)
+    quickly(late, 1.0, 1.0)
+    late.recall.refresh()
+    assert [point.number for point in late.recall.proposer.history.points] == [0, -1, -2, -3, -4]
+
+
+def test_the_front_is_run_first_at_this_studys_rates_and_rungs(searching: Searching, finished: Search) -> None:
+    search = started(searching, finished)
+    entries = queue_of(search)
+    assert [entry["why"] for entry in entries] == [f"on the front of {finished.settings.study}"] * 3
+    assert [warm_start.Candidate.from_json(entry["candidate"]) for entry in entries] == [reference_candidate(name, 40) for name in ("full", "attention", "bias")]
+    search.register(9, IDENTITY, entries)
+    assert [quickly(search, 1.0, 1.0).candidate.method for _ in range(3)] == ["full", "attention", "bias"], "the yardstick is the first of them"
+
+
+def test_a_joint_reward_is_taken_over_as_it_is(searching: Searching) -> None:
+    source = searching(trials=2, baselines=True, objectives="joint_reward")
+    quickly(source, 3.0, 1.0), quickly(source, 1.0, 0.5)
+    search = started(searching, source, objectives="joint_reward")
+    quickly(search, 4.0, 2.0)
+    search.recall.refresh()
+    assert [point.values for point in search.recall.proposer.history.points] == [pytest.approx([value]) for value in (0.1 - 0.5, 0.2 - 0.5, 0.4 - 0.25)]
+
+
+def test_what_cannot_be_taken_over_is_refused_in_one_line(searching: Searching, finished: Search) -> None:
+    unfinished = searching()
+    unfinished.ask()
+    name = finished.settings.study
+    for changes, error, words in (
+            ({"warm_start": "nowhere"}, UnknownStudy, "'nowhere' is not in this store: choose one of"),
+            ({"warm_start": name, "objectives": "kid,copy_excess"}, BadSetting, f"--warm-start {name}: its objectives are fd,copy_excess, this study's are kid,copy"),
+            ({"warm_start": unfinished.settings.study}, BadSetting, "its yardstick is not finished, .*: finish it first"),
+            ({"warm_start": "test-self", "study": "test-self"}, BadSetting, "it is the study itself, name another one")):
+        with pytest.raises(error, match=words) as refused:
+            searching(**changes)
+        assert "\n" not in str(refused.value)
+
+
+def test_the_front_as_candidates_is_what_enqueue_reads(finished: Search, searching: Searching, tmp_path, capsys) -> None:
+    front_command.main(["--study", finished.settings.study, "--format", "candidates"])
+    file = tmp_path / "front.jsonl"
+    file.write_text(capsys.readouterr().out + "\n")
+    search = searching(enqueue=str(file))
+    names = [row["method"] for row in results.front(finished.store, finished.settings.study)]
+    assert [entry["why"] for entry in queue_of(search)] == ["enqueued"] * 3
+    assert warm_start.enqueued(search, str(file)) == [reference_candidate(name, 30, 0.5) for name in names]
+
+
+GOOD = reference_candidate("bias", 40).to_json()
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("{", "line 2 is no candidate \\(JSONDecodeError: .*\\), write one as python -m hpo.front --format candidates does"), ("[1]", "line 2 is no candidate"),
+    ("{}", "line 2 is no candidate \\(KeyError"), (json.dumps({**GOOD, "steps": 41}), "line 2: steps=41: give a whole number from 1 to 40, or raise --steps"),
+    (json.dumps({**GOOD, "steps": "many"}), "line 2: steps='many'"), (json.dumps({**GOOD, "learning_rate": "fast"}), "line 2: learning_rate='fast'"),
+    (json.dumps({**GOOD, "method": "biass"}), "line 2: .*bias"), (json.dumps({**GOOD, "colour": 1}), "line 2 is no candidate \\(TypeError"),
+    (json.dumps({**GOOD, "mitigations": [{"mitigation": "rwaa", "strength": {}}]}), "line 2: .*rwa")])
+def test_a_line_that_is_no_candidate_is_named(line: str, words: str, searching: Searching, tmp_path) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text(json.dumps(GOOD) + "\n" + line + "\n")
+    with pytest.raises(BadSetting, match=f"^--enqueue {file}: {words}") as refused:
+        queue_of(searching(enqueue=str(file)))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_is_not_there_is_named(searching: Searching) -> None:
+    with pytest.raises(BadSetting, match="--enqueue nowhere.jsonl: it cannot be read .* give a text file with a candidate a line"):
+        queue_of(searching(enqueue="nowhere.jsonl"))
+
+
+def test_another_warm_start_of_a_later_launch_is_noted_too(searching: Searching, finished: Search, opened: Callable) -> None:
+    search = searching(trials=9, baselines=False)
+    quickly(search, 1.0, 1.0)
+    later = Search(opened(), replace(search.settings, warm_start=finished.settings.study))
+    later.register(9, IDENTITY)
+    later.recall.refresh()
+    assert [point.number for point in later.recall.proposer.history.points] == [0, -1, -2, -3, -4]

@@ -1,0 +1,83 @@
+"""What the outer loop asks of a study: baselines, the front's candidates, repeats, and which files may go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import text
+
+from storage import results, standing, trials
+
+
+def test_baselines_are_listed_with_their_state_and_reason(study: Callable) -> None:
+    made = study()
+    yardstick, other = made.start(baseline="yardstick", yardstick=True, method="full"), made.start(baseline="bias", method="bias")
+    made.start()
+    made.fail(other)
+    found = standing.baselines(made.store, made.id)
+    assert [(row.baseline, row.method, row.state, row.reason) for row in found] == [("yardstick", "full", "RUNNING", None), ("bias", "bias", "FAIL", "a reason")]
+    assert standing.yardstick(made.store, made.study.study_name) is None
+    made.finish(yardstick, 2.0, 3.0)
+    assert standing.yardstick(made.store, made.study.study_name)["trial"] == yardstick.number
+
+
+def test_the_front_s_candidates_have_the_steps_of_their_rungs_and_how_often_they_were_run(study: Callable) -> None:
+    made = study()
+    trial = made.start("h", json={"method": "bias", "steps": 30})
+    made.rung(trial, 1.0, 5.0, steps=10, hash="early")
+    made.rung(trial, 5.0, 1.0, steps=30, hash="late")
+    again = made.start("h", repeat=1, json={"method": "bias", "steps": 30})
+    made.rung(again, 5.0, 1.0, steps=30, hash="late")
+    assert standing.front_candidates(made.store, made.id) == [({"method": "bias", "steps": 10}, 1), ({"method": "bias", "steps": 30}, 2)]
+    assert standing.repeats(made.store, made.id) == 1 and standing.is_on_front(made.store, trial.trial_id)
+    worse = made.start()
+    made.rung(worse, 9.0, 9.0, steps=10)
+    assert not standing.is_on_front(made.store, worse.trial_id)
+
+
+def test_what_was_begun_and_what_has_worked(study: Callable) -> None:
+    made = study()
+    assert not standing.has_worked(made.store, made.id)
+    base = made.start("base", baseline="yardstick", yardstick=True)
+    made.finish(base)
+    assert standing.is_begun(made.store, made.id, "base") and not standing.is_begun(made.store, made.id, "new") and not standing.has_worked(made.store, made.id)
+    trial = made.start("new")
+    made.rung(trial, 1.5, 2.5, steps=10)
+    assert standing.has_worked(made.store, made.id) and standing.values_at(made.store, trial.trial_id, 10) == [1.5, 2.5]
+
+
+def test_a_hypervolume_is_noted_with_the_finished_trials_and_their_busy_seconds_until_their_last_rung(study: Callable) -> None:
+    made = study()
+    trial, other = made.start("first"), made.start("second")
+    made.rung(trial, steps=10, seconds=4.0)
+    made.rung(other, steps=10, seconds=100.0)
+
+    def noted() -> list:
+        with made.store.engine.connect() as connection:
+            return list(connection.execute(text("SELECT finished, seconds, hypervolume FROM peft_pareto.hypervolumes WHERE study_id = :id"), {"id": made.id}))
+
+    trials.record_hypervolume(made.store, trial.trial_id, 0.25)
+    assert noted() == [(0, 0.0, 0.25)], "both run"
+    made.finish(trial, seconds=9.0)
+    trials.record_hypervolume(made.store, trial.trial_id, 0.5)
+    assert noted() == [(1, 9.0, 0.5)] and standing.hypervolumes(made.store, made.id) == [0.5]
+
+
+def test_tensors_go_when_their_rung_is_off_the_front_and_states_when_their_trial_has_ended(study: Callable) -> None:
+    made = study()
+    good, bad = made.start(), made.start()
+    for name, trial in (("good", good), ("bad", bad)):
+        for kind, path in (("weights", f"/w/trial-{name}10.pt"), ("weights", f"/w/trial-{name}30.pt"), ("state", f"/s/{name}.pt")):
+            results.record_artifact(made.store, trial.trial_id, kind, path)
+
+    def droppable(everything: bool = False) -> set[str]:
+        return set(standing.droppable(made.store, made.id, "weights", "state", everything))
+
+    assert droppable() == set(), "both run, and nothing is evaluated"
+    made.rung(good, 1.0, 1.0, steps=10, hash="good10")
+    made.rung(bad, 2.0, 2.0, steps=10, hash="bad10")
+    assert droppable() == {"/w/trial-bad10.pt"}, "its next rung may be better, and its state is needed"
+    made.finish(good, 3.0, 3.0, hash="good30")
+    made.fail(bad)
+    assert droppable() == {"/w/trial-bad10.pt", "/w/trial-bad30.pt", "/w/trial-good30.pt", "/s/bad.pt"}
+    assert droppable(everything=True) == {"/w/trial-bad30.pt"}, "it was never evaluated"

@@ -1,0 +1,422 @@
+"""The life of a trial, on a real server: every step, repeated, raced for, and read by Optuna. Who may write: test_leases.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
+from optuna.trial import TrialState
+from sqlalchemy import text
+
+from storage import leases, results, trials
+from storage.errors import BadValue, LeaseLost, NoWorker, StudyFull
+
+X = distribution_to_json(FloatDistribution(0, 1))
+DISTRIBUTIONS = {
+    "rank": IntDistribution(1, 64, log=True),
+    "rate": FloatDistribution(1e-5, 1e-1, log=True),
+    "share": FloatDistribution(0, 1),
+    "units": IntDistribution(0, 10, step=2),
+    "method": CategoricalDistribution(("full", "LoRA", None, True, 3)),
+}
+PARAMETERS = {"rank": 8, "rate": 0.00012345678901234567, "share": 0.1 + 0.2, "units": 4, "method": "LoRA"}
+
+
+def _start_with(made, request: str, **more: object) -> trials.Started:
+    kinds = {name: distribution_to_json(one) for name, one in DISTRIBUTIONS.items()}
+    internal = {name: one.to_internal_repr(PARAMETERS[name]) for name, one in DISTRIBUTIONS.items()}
+    return trials.start(made.store, made.id, request=request, candidate=made.described("h"), parameters=PARAMETERS, distributions=kinds,
+                        internal=internal, **more)  # fmt: skip
+
+
+def test_optuna_reads_a_started_trial_as_its_own(study: Callable) -> None:
+    made = study()
+    before = datetime.now()
+    assert trials.next_number(made.store, made.id) == 0
+    started = _start_with(made, f"a {made.id}", user_attrs={"note": [1, None, "é\0"]}, system_attrs={"some": {"a": 1}})
+    assert trials.next_number(made.store, made.id) == 1
+    (running,) = optuna.load_study(study_name=made.study.study_name, storage=made.store.optuna).get_trials()
+    assert (running.number, running.state, running._trial_id) == (0, TrialState.RUNNING, started.trial_id)
+    assert list(running.params.items()) == list(PARAMETERS.items())
+    assert running.distributions == DISTRIBUTIONS
+    assert (running.user_attrs, running.system_attrs) == ({"note": [1, None, "é\0"]}, {"some": {"a": 1}})
+    assert abs(running.datetime_start - before) < timedelta(minutes=1)
+    made.rung(started, 0.5, 0.25, steps=30)
+    trials.tell(made.store, started.trial_id, "finished", state="COMPLETE", values=[np.float64(0.5), 0.25])
+    (complete,) = made.study.get_trials()
+    assert (complete.state, complete.values) == (TrialState.COMPLETE, [0.5, 0.25])
+    assert abs(complete.datetime_complete - before) < timedelta(minutes=1)
+    assert [trial.number for trial in made.study.best_trials] == [0]
+
+
+def test_numbers_go_on_after_optunas_own(study: Callable) -> None:
+    made = study()
+    made.study.enqueue_trial({"x": 0.5})
+    assert made.start().number == 1
+    with leases.translated():
+        assert made.study.ask().number == 0, "what is enqueued, which this connection has a worker's name for"
+        assert made.study.ask().number == 2
+
+
+def test_the_same_request_gives_the_same_trial(study: Callable) -> None:
+    made = study()
+    one, other = made.start("h", request=f"one {made.id}"), made.start("h", request=f"one {made.id}")
+    assert one == other and len(made.study.get_trials()) == 1
+    refused = [made.start("i", request=f"no {made.id}", outcome="duplicate", reason="known") for _ in range(2)]
+    assert refused[0] == refused[1] and len(made.study.get_trials()) == 2
+    made.study.enqueue_trial({"x": 0.25})
+    taken = [trials.take(made.store, made.id, f"take {made.id}") for _ in range(2)]
+    assert taken[0] == taken[1] and taken[0].number == 2
+    assert trials.take(made.store, made.id, "another") is None
+
+
+def test_a_refused_proposal_is_written_in_one_go_and_counts_nowhere(study: Callable) -> None:
+    made = study(1)
+    for outcome in ("duplicate", "infeasible", "infeasible"):
+        refused = made.start(outcome=outcome, reason=f"an {outcome} one")
+    frozen = made.study.get_trials()[refused.number]
+    assert frozen.state is TrialState.FAIL and frozen.params == {"x": 0.5} and frozen.datetime_complete is not None
+    counts = leases.counts(made.store, made.id)
+    assert (counts.finished, counts.running, counts.failed) == (0, 0, 0)
+    assert (counts.duplicates, counts.infeasible, counts.duplicates_in_a_row, counts.infeasible_in_a_row) == (1, 2, 1, 2)
+    rows = results.trials(made.store, made.study.study_name)
+    assert [(row["outcome"], row["reason"]) for row in rows[1:2]] == [("infeasible", "an infeasible one")]
+    with pytest.raises(LeaseLost, match="already FAIL"):
+        made.rung(refused)
+    made.finish(made.start())
+    assert leases.counts(made.store, made.id).duplicates_in_a_row == 0
+    made.start(outcome="duplicate")
+    with pytest.raises(StudyFull):
+        made.start()
+    with pytest.raises(BadValue, match="'finished' is no refusal"):
+        made.start(outcome="finished")
+
+
+def test_a_proposal_of_which_nothing_could_be_made_is_a_failed_trial_without_a_candidate(study: Callable) -> None:
+    made = study()
+    started = trials.start(made.store, made.id, request=f"bad {made.id}", candidate=None, parameters={}, distributions={}, internal={},
+                           outcome="failed", reason="BadProposal: no candidate")
+    counts = leases.counts(made.store, made.id)
+    assert (counts.failed, counts.running, counts.finished) == (1, 0, 0) and made.study.get_trials()[started.number].state is TrialState.FAIL
+    assert results.trials(made.store, made.study.study_name)[0]["reason"] == "BadProposal: no candidate"
+
+
+def test_a_study_is_overdue_once_its_deadline_is_over_by_the_servers_clock(study: Callable) -> None:
+    made = study()
+    assert not leases.counts(made.store, made.id).overdue
+    for seconds, overdue in ((60, False), (-1, True)):
+        with made.store.engine.begin() as connection:
+            query = "UPDATE peft_pareto.studies SET settings = jsonb_set(settings, '{free,deadline}', to_jsonb(CAST(:at AS double precision)))"
+            connection.execute(text(query), {"at": leases.now(made.store) + seconds})
+        assert leases.counts(made.store, made.id).overdue is overdue
+
+
+def test_four_workers_finish_exactly_what_was_asked(study: Callable, opened: Callable, together: Callable) -> None:
+    made = study(5)
+
+    def work() -> StudyFull:
+        mine = made.seen_by(opened())
+        try:
+            while True:
+                mine.finish(mine.start())
+        except StudyFull as error:
+            return error
+
+    full = together(*[work] * 4)
+    assert [(error.study, error.trials) for error in full] == [(made.id, 5)] * 4
+    counts = leases.counts(made.store, made.id)
+    assert (counts.finished, counts.running, counts.failed) == (5, 0, 0)
+    assert sorted(trial.number for trial in made.study.get_trials()) == [0, 1, 2, 3, 4]
+
+
+def test_two_race_for_the_last_place(study: Callable, opened: Callable, together: Callable) -> None:
+    for _ in range(5):
+        made = study(1)
+        answers = together(*[made.seen_by(opened()).start for _ in range(2)])
+        assert sorted(type(answer).__name__ for answer in answers) == ["Started", "StudyFull"]
+        assert leases.counts(made.store, made.id).running == len(made.study.get_trials()) == 1
+
+
+def test_two_race_for_one_waiting_trial(study: Callable, opened: Callable, together: Callable) -> None:
+    for _ in range(5):
+        made = study(5)
+        made.study.enqueue_trial({"x": 0.5})
+        answers = together(*[made.seen_by(opened()).take for _ in range(2)])
+        assert sorted(type(answer).__name__ for answer in answers) == ["NoneType", "Taken"]
+
+
+def test_a_full_study_says_so_at_once(study: Callable) -> None:
+    made = study(1)
+    made.start()
+    made.study.enqueue_trial({"x": 0.5})
+    started = time.monotonic()
+    for full in (made.start, made.study.ask, lambda: made.take()):
+        with pytest.raises(StudyFull), leases.translated():
+            full()
+    assert time.monotonic() - started < 1, "Optuna retried with pauses"
+    assert leases.counts(made.store, made.id).waiting == 1
+
+
+def test_failed_trials_are_replaced_and_stopped_ones_are_not(study: Callable) -> None:
+    made = study(2)
+    made.fail(made.start(), own_cause=True)
+    stopped = made.start()
+    made.rung(stopped, steps=10)
+    trials.tell(made.store, stopped.trial_id, "finished", state="PRUNED")
+    assert made.study.get_trials()[1].values is None
+    made.finish(made.start())
+    counts = leases.counts(made.store, made.id)
+    assert (counts.failed, counts.finished, counts.stopped) == (1, 2, 1)
+    with pytest.raises(StudyFull):
+        made.start()
+
+
+def test_without_a_workers_name_one_may_enqueue_but_not_run(study: Callable, opened: Callable) -> None:
+    made = study()
+    nameless = made.seen_by(opened(worker=None))
+    nameless.study.enqueue_trial({"x": 0.25}, user_attrs={"why": "mine"})
+    for attempt in (nameless.start, lambda: nameless.start(outcome="duplicate"), nameless.study.ask,
+                    lambda: nameless.take()):  # fmt: skip
+        with pytest.raises(NoWorker), leases.translated():
+            attempt()
+    assert leases.counts(made.store, made.id).waiting == len(made.study.get_trials()) == 1
+    taken = made.take()
+    assert (taken.candidate, taken.fixed_params, taken.user_attrs) == (None, {"x": 0.25}, {"why": "mine"})
+    assert (taken.repeat, taken.rungs, taken.losses, taken.parameters) == (0, {}, 0, None)
+    assert made.study.get_trials()[0].datetime_start is not None
+    with pytest.raises(BadValue, match="not described yet"):
+        made.rung(taken)
+    for x in (0.5, 0.25):
+        trials.describe(made.store, taken.trial_id, made.described("h"), {"x": x}, {"x": X}, {"x": x})
+    assert made.study.get_trials()[0].params == {"x": 0.25}
+    made.finish(taken)
+
+
+def test_an_enqueued_trial_may_turn_out_a_duplicate(study: Callable) -> None:
+    made = study(1)
+    made.study.enqueue_trial({"x": 0.25})
+    taken = made.take()
+    made.fail(taken, "duplicate")
+    counts = leases.counts(made.store, made.id)
+    assert (counts.duplicates, counts.failed, counts.running) == (1, 0, 0)
+
+
+def test_a_trial_that_is_left_goes_on_with_another(study: Callable, opened: Callable) -> None:
+    made = study(2)
+    other = made.seen_by(opened())
+    first = made.start("h", x=0.125, baseline="full", repeat=2, yardstick=True)
+    made.rung(first, steps=10, seconds=7.5)
+    made.study.enqueue_trial({"x": 0.5})
+    assert trials.leave(made.store, first.trial_id) is False
+    assert trials.leave(made.store, first.trial_id) is False, "the answer was lost, and it is asked again"
+    assert made.state(first) == "WAITING" and leases.read(made.store, first.trial_id).worker is None
+    assert [one.number for one in trials.running_trials(made.store, made.id)] == [0]
+    for write in (lambda: made.rung(first), lambda: leases.heartbeat(made.store, first.trial_id), lambda: made.fail(first)):
+        with pytest.raises(LeaseLost, match="nobody holds"):
+            write()
+    taken = other.take()
+    assert (taken.trial_id, taken.number, taken.losses) == (first.trial_id, 0, 0), "what was left comes before what is enqueued"
+    assert (taken.rungs, taken.parameters, taken.candidate) == ({10: 7.5}, {"x": 0.125}, {"method": "full"})
+    assert (taken.repeat, taken.baseline, taken.yardstick) == (2, "full", True)
+    with pytest.raises(LeaseLost, match="belongs to"):
+        made.rung(first)
+    assert trials.leave(other.store, first.trial_id, "no memory") is False
+    with pytest.raises(LeaseLost, match="nobody holds"):
+        trials.leave(made.store, first.trial_id)
+    again = made.take()
+    assert (again.trial_id, again.losses) == (first.trial_id, 1)
+    made.finish(again)
+
+
+def test_an_expired_lease_leaves_the_trial_to_others(study: Callable, opened: Callable) -> None:
+    made = study(1)
+    other = made.seen_by(opened())
+    trial = made.start()
+    assert trials.expire(other.store, made.id) == []
+    made.run_out(trial)
+    assert trials.expire(other.store, made.id) == [trial.number]
+    assert trials.expire(other.store, made.id) == []
+    assert made.state(trial) == "WAITING"
+    lease = leases.read(made.store, trial.trial_id)
+    assert (lease.outcome, lease.worker, lease.losses) == (None, None, 1) and made.store.worker in lease.reason
+    with pytest.raises(LeaseLost):
+        trials.leave(made.store, trial.trial_id)
+    other.finish(other.take())
+    assert leases.counts(made.store, made.id).finished == 1
+
+
+@pytest.mark.parametrize("how", ["expired", "left"])
+def test_three_losses_without_a_new_rung_fail_a_trial(study: Callable, how: str) -> None:
+    made = study()
+
+    def lose(trial: object) -> bool | None:
+        if how == "left":
+            return trials.leave(made.store, trial.trial_id, "it crashed")
+        made.run_out(trial)
+        assert trials.expire(made.store, made.id) == [0]
+        return None
+
+    take = made.take
+    trial = made.start()
+    made.rung(trial, steps=10)
+    lose(trial), lose(take())
+    taken = take()
+    made.rung(taken, steps=10)
+    assert leases.read(made.store, taken.trial_id).losses == 2, "not a new rung"
+    made.rung(taken, steps=30)
+    assert leases.read(made.store, taken.trial_id).losses == 0
+    assert lose(taken) in (False, None) and lose(take()) in (False, None) and made.state(trial) == "WAITING"
+    assert trials.leave(made.store, take().trial_id) is False and made.state(trial) == "WAITING", "released: not counted"
+    assert lose(take()) in (True, None) and made.state(trial) == "FAIL"
+    lease = leases.read(made.store, trial.trial_id)
+    assert lease.outcome == "failed" and not lease.own_cause and lease.reason.startswith("its lease was lost 3 times without a new rung, at last: ")
+    assert ("it crashed" if how == "left" else made.store.worker) in lease.reason
+    assert take() is None and leases.counts(made.store, made.id).failed == 1
+    if how == "left":
+        assert trials.leave(made.store, trial.trial_id, "it crashed") is True, "the answer was lost, and it is asked again"
+    assert [row["steps"] for row in results.front(made.store, made.study.study_name)] == [10, 30], "evaluated rungs stand"
+
+
+def test_telling_again_is_no_error_and_telling_otherwise_is(study: Callable, opened: Callable) -> None:
+    made = study()
+    trial = made.start()
+    for _ in range(2):
+        made_values = {"state": "COMPLETE", "values": [1.0, 2.0]}
+        trials.tell(made.store, trial.trial_id, "finished", **made_values)
+    with pytest.raises(LeaseLost, match="already COMPLETE"):
+        trials.tell(made.store, trial.trial_id, "finished", state="COMPLETE", values=[1.0, 3.0])
+    with pytest.raises(LeaseLost, match="already COMPLETE"):
+        made.fail(trial)
+    with pytest.raises(LeaseLost, match="already COMPLETE"):
+        trials.tell(opened(), trial.trial_id, "finished", **made_values)
+    other = made.start()
+    for _ in range(2):
+        made.fail(other)
+    assert leases.counts(made.store, made.id).failed == 1
+
+
+def test_what_is_told_must_fit(study: Callable) -> None:
+    made = study()
+    trial = made.start()
+    for outcome, state in (("finished", "FAIL"), ("failed", "COMPLETE"), ("expired", "FAIL"), ("released", "WAITING")):
+        with pytest.raises(BadValue, match="is no end of a trial"):
+            trials.tell(made.store, trial.trial_id, outcome, state=state)
+    for values in (None, [1.0], [1.0, 2.0, 3.0], [float("nan"), 1.0], [1.0, float("inf")]):
+        with pytest.raises(BadValue):
+            trials.tell(made.store, trial.trial_id, "finished", state="COMPLETE", values=values)
+    with pytest.raises(LeaseLost, match="nothing yet"), leases.translated():
+        made.study.tell(trial.number, [1.0, 1.0])
+    trials.tell(made.store, trial.trial_id, "failed", state="FAIL", reason="a 'b' \0 %s :x 🫁")
+    assert leases.read(made.store, trial.trial_id).reason == "a 'b'  %s :x 🫁"
+
+
+def test_only_what_was_never_taken_up_is_withdrawn(study: Callable, opened: Callable) -> None:
+    made = study()
+    nameless = opened(worker=None)
+    left = made.start()
+    trials.leave(made.store, left.trial_id)
+    made.study.enqueue_trial({"x": 0.5})
+    waiting = made.study.get_trials()[1]
+    nameless.optuna.set_trial_state_values(waiting._trial_id, TrialState.FAIL)
+    with pytest.raises(LeaseLost, match="waits to be taken up"), leases.translated():
+        nameless.optuna.set_trial_state_values(left.trial_id, TrialState.FAIL)
+    counts = leases.counts(made.store, made.id)
+    assert (counts.waiting, counts.failed) == (1, 0)
+
+
+def test_optunas_notes_and_attributes_can_be_written(study: Callable, opened: Callable) -> None:
+    made = study()
+    trial = made.start()
+    made.store.optuna.set_trial_user_attr(trial.trial_id, "a", 1)
+    opened(worker=None).optuna.set_trial_system_attr(trial.trial_id, "dashboard:note", "a note")
+    frozen = made.study.get_trials()[0]
+    assert (frozen.user_attrs, frozen.system_attrs) == ({"a": 1}, {"dashboard:note": "a note"})
+
+
+def test_two_sweepers_at_once_share_the_work(study: Callable, opened: Callable, together: Callable) -> None:
+    made = study(20)
+    for trial in [made.start() for _ in range(20)]:
+        made.run_out(trial)
+    swept = together(*[lambda: trials.expire(opened(), made.id)] * 3)
+    assert sorted(sum(swept, trials.expire(made.store, made.id))) == list(range(20))
+
+
+def test_a_study_not_ours_is_left_alone(opened: Callable) -> None:
+    store = opened(worker=None)
+    study = optuna.create_study(storage=store.optuna)
+    study.enqueue_trial({"x": 0.5})
+    study.add_trial(optuna.trial.create_trial(value=3.0))
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+    assert len(study.trials) == 4
+    optuna.delete_study(study_name=study.study_name, storage=store.optuna)
+
+
+def test_a_study_of_ours_can_be_deleted(study: Callable) -> None:
+    made = study()
+    made.finish(made.start())
+    trials.record_hypervolume(made.store, made.start().trial_id, 1.0)
+    made.start(outcome="duplicate")
+    trials.leave(made.store, made.start().trial_id)
+    optuna.delete_study(study_name=made.study.study_name, storage=made.store.optuna)
+    assert made.study.study_name not in results.study_names(made.store)
+
+
+def test_duplicates(study: Callable) -> None:
+    made = study(20)
+
+    def duplicate(root: str, steps: int, repeat: int = 0) -> int | None:
+        return trials.find_duplicate(made.store, made.id, root, steps, repeat)
+
+    finished, stopped, guilty, unlucky, running, left = (made.start(name, root=name) for name in "fsgurl")
+    made.rung(finished, steps=10)
+    made.finish(finished)
+    made.rung(stopped, steps=10)
+    trials.tell(made.store, stopped.trial_id, "finished", state="PRUNED")
+    made.rung(guilty, steps=10)
+    made.fail(guilty, own_cause=True)
+    made.fail(unlucky)
+    trials.leave(made.store, left.trial_id)
+    for root, trial, known in (
+        ("f", finished, (10, 30)), ("s", stopped, (10, 20, 30)), ("g", guilty, (10, 30, 90)), ("u", unlucky, ()),
+        ("r", running, (10, 30)), ("l", left, (10, 30)), ("new", None, ()),
+    ):  # fmt: skip
+        for steps in (10, 20, 30, 90):
+            assert duplicate(root, steps) == (trial.number if steps in known else None), (root, steps)
+        assert duplicate(root, 10, repeat=1) is None
+    made.finish(running)
+    longer = made.start("r at 90", root="r", steps=90)
+    assert duplicate("r", 30) == running.number and duplicate("r", 90) == longer.number
+    made.fail(made.start("h at 10", root="h", steps=10), own_cause=True)
+    measured = made.start("h", root="h")
+    made.rung(measured, steps=30)
+    assert duplicate("h", 30) == measured.number, "an evaluated rung counts first"
+    assert trials.find_duplicate(made.store, study().id, "f", 10) is None
+
+
+def test_sizes_and_what_runs(study: Callable) -> None:
+    made = study()
+    trial = _start_with(made, f"a {made.id}")
+    trials.note_size(made.store, trial.trial_id, np.int64(7), np.float32(0.5))
+    made.finish(made.start())
+    (running,) = trials.running_trials(made.store, made.id)
+    (known,) = trials.running_trials(made.store, made.id, known=[running.number])
+    assert (known.number, known.parameters, known.distributions) == (running.number, None, None)
+    assert (running.trial_id, running.number, running.root, running.repeat, running.steps) == (trial.trial_id, 0, "h", 0, 30)
+    assert running.parameters == PARAMETERS and '"rank"' in running.distributions
+    row = results.trials(made.store, made.study.study_name)[0]
+    assert (row["trainable"], row["trainable_share"]) == (7, 0.5)
+
+
+def test_malformed_candidates_are_refused(study: Callable) -> None:
+    made = study()
+    for rungs in ([30, 10], [10, 10, 30], [10], []):
+        with pytest.raises(BadValue, match="must grow and end at"):
+            made.start(rungs=rungs)
+    with pytest.raises(BadValue, match="parameters y must each have"):
+        trials.start(made.store, made.id, request="r", candidate=made.described("h"), parameters={"y": 1}, distributions={}, internal={})
+    assert made.study.get_trials() == []
