@@ -201,7 +201,8 @@ def test_a_worker_that_slept_for_longer_than_its_lease_writes_nothing_and_goes_o
     search = registered(trials=2, steps=40, keep="all")
     shorten_leases(query, search, 3.0)
     sleeper = process(search.settings.study)
-    until(lambda: rungs(search), 300, "a rung is evaluated")
+    # Not while it writes the state: a file that it had begun would be put there, the same in content, when it wakes.
+    until(lambda: rungs(search) and list(Path(search.settings.out).rglob("states/trial-00000-*.safetensors")), 300, "a rung is evaluated, and its state written")
     sleeper.send_signal(signal.SIGSTOP)
     held = "SELECT count(*) FROM peft_pareto.leases WHERE study_id = :s AND expires_at > clock_timestamp()"
     until(lambda: query(held, s=search.id) == [(0,)], 60, "its lease runs out")
