@@ -96,13 +96,6 @@ def stays(search: Search, asked: Asked) -> bool:
     return search.settings.keep == "all" or search.settings.keep == "front" and retrying(lambda: standing.is_on_front(search.store, asked.id))
 
 
-def settle_state(search: Search, asked: Asked) -> None:
-    """Delete the state of a trial that has ended, unless it stays."""
-    path = state_path(search, asked)
-    if not stays(search, asked) and is_seen(path) and discard(path):
-        forget(search, path)
-
-
 def forget(search: Search, path: Path) -> None:
     retrying(lambda: results.forget_artifact(search.store, str(path)))
 

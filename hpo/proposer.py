@@ -237,7 +237,8 @@ def allowed(name: str, value: Any, distribution: BaseDistribution) -> Any:
     return value
 
 
-def internal(trial: FrozenTrial) -> dict[str, float]:
+def internal(trial: FixedTrial | FrozenTrial) -> dict[str, float]:
+    """A trial's answers as Optuna keeps them."""
     return {name: float(trial.distributions[name].to_internal_repr(value)) for name, value in trial.params.items()}
 
 

@@ -19,7 +19,7 @@ from hpo import objectives as objective_table
 from hpo.agenda import MOST_DUPLICATES, Agenda, Entry
 from hpo.errors import BadSetting
 from hpo.identity import model_folder
-from hpo.proposer import Proposal
+from hpo.proposer import Proposal, internal
 from hpo.recall import Recall
 from hpo.settings import Settings
 from hpo.spaces import BadProposal, Bounds
@@ -213,9 +213,8 @@ class Search:
         where its candidate was measured already."""
         candidate = entry.candidate
         fixed = self.space.fixed(candidate, self.bounds)
-        distributions = {} if fixed is None else fixed.distributions
-        internal = {name: float(distributions[name].to_internal_repr(value)) for name, value in ({} if fixed is None else fixed.params).items()}
-        proposal = Proposal(candidate, {} if fixed is None else dict(fixed.params), distributions, internal, {}, {})
+        answers = ({}, {}, {}) if fixed is None else (dict(fixed.params), fixed.distributions, internal(fixed))
+        proposal = Proposal(candidate, *answers, {}, {})
         if entry.baseline:
             why = None if entry.yardstick else self.measured(candidate)
         else:

@@ -51,8 +51,6 @@ def run_trial(search: Search, inner: InnerLoop, asked: Asked) -> Generator[int, 
             release(search, asked)
             raise DiskTrouble(error) from error
         outcome = fail(search, asked, error)
-    if outcome in ("finished", "stopped", "failed"):
-        keeping.settle_state(search, asked)
     keeping.tidy(search)
     return outcome
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hpo import objectives as objective_table
+from hpo.dominance import dominated
 from hpo.objectives import Objectives
 from storage import results, standing
 from storage.rungs import RungRow
@@ -52,13 +53,8 @@ class Points:
 
 
 def undominated(points: np.ndarray) -> np.ndarray:
-    """Those of the points, (n, m), oriented, that no other dominates, each once. The smallest sum that is left is always one of them."""
-    left, found = np.unique(points, axis=0), []
-    left = left[np.argsort(left.sum(axis=1), kind="stable")]
-    while len(left):
-        found.append(left[0])
-        left = left[(left < left[0]).any(axis=1)]
-    return np.array(found).reshape(-1, points.shape[1])
+    """Those of the points, (n, m), oriented, that no other dominates, each once."""
+    return np.unique(points[~dominated(points)], axis=0)
 
 
 def of_points(objectives: Objectives, weight: float, means: np.ndarray, known: results.References | None, yardstick: Sequence[float] | None) -> float | None:

@@ -69,7 +69,6 @@ def tried(searching: Callable[..., Search], tmp_path) -> Callable[[str], tuple[S
             else:
                 paths.append((first, reach(search, asked, 40, *point)))
                 search.finish(asked)
-            keeping.settle_state(search, asked)
         keeping.tidy(search)
         return search, paths, states
 
@@ -122,7 +121,7 @@ def test_rungs_of_running_and_of_stopped_trials_that_are_on_the_front_have_their
     keeping.tidy(search)
     assert best.exists() and there(paths)[:5] == [(False, False)] * 5
     search.finish(running, stopped=True)
-    keeping.settle_state(search, running), keeping.tidy(search)
+    keeping.tidy(search)
     assert best.exists(), "though its trial is PRUNED"
     assert [row["state"] for row in results.rungs(search.store, search.settings.study) if row["on_front"]] == ["PRUNED"]
 
