@@ -61,7 +61,7 @@ class Flat(AsAsked):
 
     Parameters that only alternatives have ("rank of lora", "rank of loha") are one parameter here, "rank", unless a trial has two of them:
     numbers by their place in their own range, words as they are. A model then learns of all methods from each, and the default
-    space has 18 dimensions in place of 48.
+    space has 18 dimensions in place of 52.
     """
 
     def __init__(self, rungs: tuple[int, ...]):
