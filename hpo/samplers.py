@@ -60,7 +60,7 @@ SAMPLERS: dict[str, Sampler] = {
     "gp": Sampler(gp, RUNGS, flat=True, startup=RANDOM_TRIALS),
     "nsga2": Sampler(nsga2, LAST, flat=True),
     "random": Sampler(random, NOTHING, whole=False),
-    # The best of benchmarks/search.py, docs/search.md: a model after a tenth of the price of RANDOM_TRIALS whole trials.
+    # The best of benchmarks/search.py, docs/search.md: a model after a quarter of the price of RANDOM_TRIALS whole trials.
     "auto": Sampler(gp, RUNGS, flat=True, startup=FIRST_TRIALS, short=True),
 }
 
