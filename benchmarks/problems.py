@@ -197,11 +197,11 @@ class Subsets(Problem):
         method = trial.suggest_categorical("method", list(TUNERS))
         tuner = TUNERS[method]
         low, high = (factor * tuner.rate for factor in RATES)
-        asked = {"method": method, "rate": trial.suggest_float(f"{method}.rate", low, high, log=True)}
+        asked = {"method": method, "rate": trial.suggest_float(f"rate of {method}", low, high, log=True)}
         if method == "lora":
-            asked["size"] = trial.suggest_int("lora.log2_rank", 0, len(tuner.sizes) - 1)
+            asked["size"] = trial.suggest_int("log2_rank of lora", 0, len(tuner.sizes) - 1)
         elif tuner.size_name:
-            asked["size"] = tuner.sizes.index(trial.suggest_categorical(f"{method}.{tuner.size_name}", tuner.sizes))
+            asked["size"] = tuner.sizes.index(trial.suggest_categorical(f"{tuner.size_name} of {method}", tuner.sizes))
         return asked | {"warm_up": trial.suggest_float("warm_up", *WARM_UPS), "dropout": trial.suggest_float("dropout", *DROPOUTS)}
 
     def true(self, point: Asked, steps: int) -> np.ndarray:

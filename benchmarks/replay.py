@@ -12,6 +12,8 @@ import numpy as np
 from benchmarks.cells import OBJECTIVES, RATES, STEPS, TABLE, Cell, cells
 from benchmarks.problems import Asked, Problem
 from benchmarks.problems import hypervolume as hypervolume_of
+from hpo.spaces.base import BadProposal
+from hpo.spaces.default import WHERE
 from trainers.candidate import where
 from trainers.methods import METHODS
 
@@ -29,7 +31,7 @@ class Table(Problem):
 
     @classmethod
     def read(cls, file: Path = TABLE) -> Table:
-        """Cells that are not in the table yet, or whose training diverged, cannot be searched: then the nearest rate that is there stands for them."""
+        """Cells that are not in the table yet, or whose training diverged, cannot be searched."""
         with np.load(file) as stored:
             arrays = dict(stored)
         own = {Cell(str(method), tuple(str(blocks).split("+")), int(rank), int(rate), int(repeat)): row
@@ -45,24 +47,24 @@ class Table(Problem):
 
     @cached_property
     def offers(self) -> dict[str, tuple[tuple, tuple]]:
-        """Regions and ranks of each method."""
-        methods = dict.fromkeys(cell.method for cell in cells())
-        return {name: tuple(tuple(dict.fromkeys(getattr(cell, part) for cell in cells() if cell.method == name)) for part in ("regions", "rank")) for name in methods}
+        """Regions and ranks of each method, in the order of the default space, since cells are in none."""
+        methods: dict[str, tuple[set, set]] = {}
+        for cell in cells():
+            regions, ranks = methods.setdefault(cell.method, (set(), set()))
+            regions.add(cell.regions)
+            ranks.add(cell.rank)
+        return {name: (tuple(sorted(regions, key=WHERE.index)), tuple(sorted(ranks))) for name, (regions, ranks) in sorted(methods.items())}
 
     def parameters(self, trial: Any) -> dict[str, Any]:
-        """As the default space asks; the learning rate is that of the nearest cell."""
+        """As the default space asks, but for the learning rate, of which there are RATES. Raises BadProposal for a cell that is not in the table."""
         method = trial.suggest_categorical("method", list(self.offers))
         regions, ranks = self.offers[method]
         chosen = {where(each): each for each in regions}[trial.suggest_categorical("blocks", [where(each) for each in regions])]
         rank = trial.suggest_categorical(f"rank of {method}", list(ranks)) if len(ranks) > 1 else ranks[0]
-        low, high = METHODS[method].learning_rates
-        share = np.log(trial.suggest_float(f"learning rate of {method}", low, high, log=True) / low) / np.log(high / low)
-        return {"cell": self.nearest(Cell(method, chosen, rank, round(float(share) * (RATES - 1))))}
-
-    def nearest(self, cell: Cell) -> Cell:
-        there = (Cell(cell.method, cell.regions, cell.rank, rate) for rate in sorted(range(RATES), key=lambda rate: abs(rate - cell.rate)))
-        return next((each for each in there if each in self.rows), min(self.rows, key=lambda each: (each.method != cell.method, each.regions != cell.regions,
-                                                                                                  abs(each.rank - cell.rank), abs(each.rate - cell.rate))))
+        cell = Cell(method, chosen, rank, trial.suggest_int(f"learning rate of {method}", 0, RATES - 1))
+        if cell not in self.rows:
+            raise BadProposal(f"{cell} is not in the table: propose another")
+        return {"cell": cell}
 
     def row(self, point: Asked) -> int:
         return self.rows[dict(point.root)["cell"]]

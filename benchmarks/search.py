@@ -12,12 +12,13 @@ import hashlib
 import inspect
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,18 +28,33 @@ from benchmarks.simulation import Curve, MoAsha, search
 from hpo import dominance, distributions, flat, gaussian, history, home, proposer, pruning, samplers
 from hpo.proposer import Proposer
 from hpo.pruning import Pruner
-from hpo.samplers import AUTO
 from hpo.settings import Settings
 
-SEEDS = range(20)
+SEEDS = 20
 BUDGET, RANDOM_BUDGET = 50, 200  # in full trials: all steps and one evaluation
 ENOUGH = 18  # of the seeds, in which the default must have the larger area
 REDUCTION, CONFIDENCE = Settings().reduction, Settings().stop_confidence
 RULES: dict[str, Callable[[], object] | None] = {"moasha": lambda: Pruner(REDUCTION, CONFIDENCE), "MO-ASHA": lambda: MoAsha(REDUCTION), "none": None}
-SAMPLERS = ("tpe", "gp", "nsga2", "random")
+
+
+class Kind(NamedTuple):
+    """How is searched. rungs: so many of the problem's last ones are those of the study."""
+
+    sampler: str
+    rule: str
+    rungs: int = 3
+
+    def __str__(self) -> str:
+        return f"{self.sampler}, {self.rule}" + (f", {self.rungs} rungs" if self.rule != "none" else "")
+
+
+DEFAULT, RANDOM = Kind("auto", "moasha", Settings().rungs), Kind("random", "none")
 # Those that the default is held against, by what they stand for.
-RIVALS = {("random", "MO-ASHA"): "MO-ASHA with random proposals (Syne Tune)", ("nsga2", "none"): "NSGA-II", ("tpe", "none"): "TPE", ("gp", "none"): "Gaussian process"}
-OTHERS = (("random", "none"), ("gp", "moasha"), ("nsga2", "moasha"), ("random", "moasha"))
+RIVALS = {Kind("random", "MO-ASHA"): "MO-ASHA with random proposals (Syne Tune)", Kind("nsga2", "none"): "NSGA-II", Kind("tpe", "none"): "TPE",
+          Kind("gp", "none"): "Gaussian process"}
+# What the parts of the default are worth, and what other samplers make of the rule.
+OTHERS = (Kind("auto", "none"), *(Kind("auto", "moasha", rungs) for rungs in (2, 3)), Kind("gp", "moasha", 2), *(Kind(name, "moasha") for name in ("tpe", "nsga2", "random")))
+KINDS = tuple(dict.fromkeys([DEFAULT, RANDOM, *RIVALS, *OTHERS]))
 POINTS = 101  # of a drawn curve
 CODE = (dominance, distributions, flat, gaussian, history, proposer, pruning, samplers, problems, replay, simulation)
 
@@ -46,28 +62,23 @@ CODE = (dominance, distributions, flat, gaussian, history, proposer, pruning, sa
 @dataclass(frozen=True)
 class Run:
     problem: str
-    sampler: str
-    rule: str
+    kind: Kind
     seed: int
 
     @property
-    def key(self) -> tuple[str, str]:
-        return self.sampler, self.rule
-
-    @property
     def budget(self) -> int:
-        return RANDOM_BUDGET if self.key == ("random", "none") else BUDGET
+        return RANDOM_BUDGET if self.kind == RANDOM else BUDGET
 
     @property
     def file(self) -> Path:
-        return home.data_root() / "searches" / version(self.problem) / f"{self.problem}-{self.sampler}-{self.rule}-{self.seed}.npz"
+        return home.data_root() / "searches" / version(self.problem) / f"{self.problem}-{'-'.join(map(str, self.kind))}-{self.seed}.npz"
 
 
 @cache
 def version(problem: str) -> str:
     """Of the code, and of the table where it is searched."""
     digest = hashlib.sha256("".join(inspect.getsource(module) for module in CODE).encode())
-    digest.update(f"{REDUCTION} {CONFIDENCE} {AUTO}".encode())
+    digest.update(f"{REDUCTION} {CONFIDENCE}".encode())
     if problem == "cells":
         digest.update(replay.TABLE.read_bytes())
     return digest.hexdigest()[:12]
@@ -83,24 +94,20 @@ def names() -> list[str]:
     return ["cells"] * replay.TABLE.exists() + list(problems.PROBLEMS)
 
 
-def default() -> tuple[str, str]:
-    return AUTO, "moasha"
-
-
-def runs(chosen: list[str]) -> Iterator[Run]:
-    """Those that targets are made of come first."""
-    keys = [default(), ("random", "none"), *RIVALS, *(key for key in OTHERS if key not in (default(), ("random", "none")))]
-    for key in dict.fromkeys(keys):
-        for name in chosen:
-            yield from (Run(name, *key, seed) for seed in SEEDS)
+def runs(chosen: list[str], seeds: int, kinds: Sequence[Kind] = KINDS) -> Iterator[Run]:
+    """Those that targets are made of come first, and of these all of one seed."""
+    targets = [kind for kind in kinds if kind not in OTHERS or kind == DEFAULT]
+    for part in (targets, [kind for kind in kinds if kind not in targets]):
+        yield from (Run(name, kind, seed) for seed in range(seeds) for kind in part for name in chosen)
 
 
 def make(run: Run) -> str:
     """Search, unless that was done."""
     if not run.file.exists():
-        problem, rule = problem_of(run.problem), RULES[run.rule]
+        whole, rule = problem_of(run.problem), RULES[run.kind.rule]
+        problem = replace(whole, rungs=whole.rungs[-run.kind.rungs:])
         started = time.monotonic()
-        proposing = Proposer(run.sampler, run.seed, ["minimize", "minimize"], problem.propose, problem.rungs)
+        proposing = Proposer(run.kind.sampler, run.seed, ["minimize", "minimize"], problem.propose, problem.rungs)
         curve = search(problem, proposing, rule and rule(), run.seed, run.budget * problem.whole_seconds())
         run.file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = run.file.with_suffix(f".{os.getpid()}.npz")
@@ -117,54 +124,52 @@ def read(run: Run) -> Curve:
 
 @dataclass(frozen=True)
 class Result:
-    """All searches on one problem. curves: by (sampler, rule), one a seed."""
+    """All searches on one problem. curves: one a seed."""
 
     problem: problems.Problem
-    curves: dict[tuple[str, str], list[Curve]]
+    curves: dict[Kind, list[Curve]]
 
     @property
     def cost(self) -> float:
         return BUDGET * self.problem.whole_seconds()
 
-    def areas(self, key: tuple[str, str]) -> np.ndarray:
+    def areas(self, kind: Kind) -> np.ndarray:
         """(seeds,) mean hypervolume over the budget, as a share of the best there is."""
-        return np.array([curve.area(self.cost) for curve in self.curves[key]]) / self.problem.best_hypervolume
+        return np.array([curve.area(self.cost) for curve in self.curves[kind]]) / self.problem.best_hypervolume
 
-    def median_at(self, key: tuple[str, str], trials: int) -> float:
+    def median_at(self, kind: Kind, trials: int) -> float:
         """Median over the seeds of the hypervolume after so many full trials' cost, as a share of the best there is."""
-        return float(np.median([curve.at(trials * self.problem.whole_seconds()) for curve in self.curves[key]])) / self.problem.best_hypervolume
+        return float(np.median([curve.at(trials * self.problem.whole_seconds()) for curve in self.curves[kind]])) / self.problem.best_hypervolume
 
     def reaches(self) -> float:
         """After how many full trials' cost the default's median is what random search has after RANDOM_BUDGET; inf: not within the budget."""
-        wanted = self.median_at(("random", "none"), RANDOM_BUDGET)
-        return next((trials for trials in np.arange(1, BUDGET + 0.5, 0.5) if self.median_at(default(), trials) >= wanted), float("inf"))
+        wanted = self.median_at(RANDOM, RANDOM_BUDGET)
+        return next((trials for trials in np.arange(1, BUDGET + 0.5, 0.5) if self.median_at(DEFAULT, trials) >= wanted), float("inf"))
 
-    def wins(self, key: tuple[str, str]) -> int:
+    def wins(self, kind: Kind) -> int:
         """Seeds in which the default has the larger area."""
-        return int((self.areas(default()) > self.areas(key)).sum())
+        return int((self.areas(DEFAULT) > self.areas(kind)).sum())
 
 
-def result_of(name: str) -> Result:
-    found: dict[tuple[str, str], list[Curve]] = {}
-    for run in runs([name]):
-        found.setdefault(run.key, []).append(read(run))
-    return Result(problem_of(name), found)
+def result_of(name: str, seeds: int, kinds: Sequence[Kind]) -> Result:
+    return Result(problem_of(name), {kind: [read(Run(name, kind, seed)) for seed in range(seeds)] for kind in kinds})
 
 
 def body(results: dict[str, Result]) -> str:
     """The tables of docs/search.md."""
-    keys = list(next(iter(results.values())).curves)
-    targets = [[name, f"{result.median_at(default(), BUDGET):.3f}", f"{result.median_at(('random', 'none'), RANDOM_BUDGET):.3f}",
-                "–" if result.reaches() == float("inf") else f"{result.reaches():g}", *(f"{result.wins(key)}" for key in RIVALS)] for name, result in results.items()]
-    areas = [[name, *(f"{np.median(result.areas(key)):.3f}" for key in keys)] for name, result in results.items()]
+    curves = next(iter(results.values())).curves
+    seeds = len(curves[DEFAULT])
+    targets = [[name, f"{result.median_at(DEFAULT, BUDGET):.3f}", f"{result.median_at(RANDOM, RANDOM_BUDGET):.3f}",
+                "–" if result.reaches() == float("inf") else f"{result.reaches():g}", *(f"{result.wins(kind)}" for kind in RIVALS)] for name, result in results.items()]
+    areas = [[name, *(f"{np.median(result.areas(kind)):.3f}" for kind in curves)] for name, result in results.items()]
     return "\n\n".join([
-        f"Made by `python -m benchmarks.search --write`: {len(SEEDS)} seeds. Hypervolume as a share of the best there is (of all cells of the table, or of the known "
-        f"front). The default is `--sampler auto` ({AUTO}) with the rule above. A full trial's cost is all steps and one evaluation; searches without stopping pay one "
-        "evaluation a trial.",
+        f"Made by `python -m benchmarks.search --write`: {seeds} seeds. Hypervolume as a share of the best there is (of all cells of the table, or of the known "
+        f"front). The default is `--sampler auto` with the rule above, {DEFAULT.rungs} rungs. A full trial's cost is all steps and one evaluation; searches without "
+        "stopping pay one evaluation a trial.",
         table(["problem", f"default after {BUDGET} full trials' cost", f"random after {RANDOM_BUDGET}", "default is there after",
-               *(f"larger area than {words}, of {len(SEEDS)} seeds" for words in RIVALS.values())], targets),
-        "Median area under hypervolume against cost, up to that of 50 full trials:",
-        table(["problem", *(f"{sampler}, {rule}" for sampler, rule in keys)], areas),
+               *(f"larger area than {words}, of {seeds} seeds" for words in RIVALS.values())], targets),
+        f"Median area under hypervolume against cost, up to that of {BUDGET} full trials:",
+        table(["problem", *map(str, curves)], areas),
         "![Hypervolume against cost: medians and quartiles over the seeds](search.png)"])
 
 
@@ -177,13 +182,13 @@ def draw(results: dict[str, Result], file: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(results), squeeze=False)
     for place, (name, result) in enumerate(results.items()):
-        for key in dict.fromkeys([default(), ("random", "none"), *RIVALS]):
-            label = "default" if key == default() else RIVALS.get(key, "random search")
+        for kind in dict.fromkeys([DEFAULT, RANDOM, *RIVALS]):
+            label = "default" if kind == DEFAULT else RIVALS.get(kind, "random search")
             for axis, grid, at in ((axes[0, place], np.linspace(0, BUDGET, POINTS), lambda curve, x: curve.at(x * result.problem.whole_seconds())),
                                    (axes[1, place], np.arange(0, 2 * BUDGET + 1), lambda curve, x: curve.at_trials(x))):
-                curves = np.stack([at(curve, grid) for curve in result.curves[key]]) / result.problem.best_hypervolume
+                curves = np.stack([at(curve, grid) for curve in result.curves[kind]]) / result.problem.best_hypervolume
                 low, middle, high = np.quantile(curves, (0.25, 0.5, 0.75), axis=0)
-                (line,) = axis.plot(grid, middle, label=label, linewidth=2.2 if key == default() else 1.2)
+                (line,) = axis.plot(grid, middle, label=label, linewidth=2.2 if kind == DEFAULT else 1.2)
                 axis.fill_between(grid, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
         axes[0, place].set_title(name)
         axes[0, place].set_xlabel("cost in full trials")
@@ -198,14 +203,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", default=",".join(names()), help="comma-separated")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="searches side by side, one thread each")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="of each search; fewer for a first look")
+    parser.add_argument("--targets", action="store_true", help="only what the targets are made of")
     parser.add_argument("--write", action="store_true", help="write the part of docs/search.md and docs/search.png")
     given = parser.parse_args()
     chosen = given.problems.split(",")
-    todo = list(runs(chosen))
+    kinds = tuple(dict.fromkeys([DEFAULT, RANDOM, *RIVALS])) if given.targets else KINDS
+    todo = list(runs(chosen, given.seeds, kinds))
     with ProcessPoolExecutor(given.workers, get_context("spawn")) as pool:
         for done in pool.map(make, todo):
             print(done, flush=True)
-    results = {name: result_of(name) for name in chosen}
+    results = {name: result_of(name, given.seeds, kinds) for name in chosen}
     print(body(results))
     if given.write:
         draw(results, DOCS / "search.png")

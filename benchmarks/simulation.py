@@ -16,6 +16,7 @@ import numpy as np
 from hpo.dominance import ranks
 from hpo.history import Point
 from hpo.pruning import Decision
+from hpo.spaces.base import BadProposal
 
 DUPLICATES = 200  # proposals in a row that are all duplicates: the space is as good as exhausted
 NOISE_STREAM = 2  # of random numbers, apart from the sampler's
@@ -156,10 +157,13 @@ class Search:
         return Curve(cost_, elapsed, trials, hypervolume, self.stopped)
 
     def started(self) -> Running | None:
-        """The next trial that is no duplicate; a duplicate costs nothing and is replaced."""
+        """The next trial that is no duplicate; a duplicate, or what the space refuses, costs nothing and is replaced."""
         for _ in range(DUPLICATES):
             number, self.number = self.number, self.number + 1
-            proposal = self.proposer.propose(number, *self.asked)
+            try:
+                proposal = self.proposer.propose(number, *self.asked)
+            except BadProposal:
+                continue
             point = proposal.candidate
             if self.known.refuses(point):
                 self.proposer.end(number)

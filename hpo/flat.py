@@ -7,12 +7,15 @@ space they would see next to nothing of it. ("Conditional" in Optuna 5's GP code
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+ALTERNATIVE = re.compile(r" of \S+")  # in a parameter's name: what it is asked of, as hpo.spaces names them
 STEPS = "steps"  # the parameter that tells rungs apart, whether the space asks for it or not
+NOTHING = object()
 
 
 class AsAsked:
@@ -43,29 +46,95 @@ class AsAsked:
     def clipped(self, steps: int) -> int:
         return min(max(steps, self.known[STEPS].low), self.known[STEPS].high)
 
+    def meant(self, name: str, values: Mapping[str, Any]) -> Any:
+        """What a sampler's proposal, by names as it sees them, says of a parameter of the space, or NOTHING. Whether the space offers that is for
+        the caller to ask: it does not offer NOTHING."""
+        return values.get(name, NOTHING)
+
+    def has(self, name: str, distribution: BaseDistribution) -> bool:
+        """Whether a sampler may be asked for this parameter by itself: those that it knows otherwise would make it fail."""
+        return are_alike(self.known.get(name, distribution), distribution)
+
 
 class Flat(AsAsked):
-    """The union of all parameters that were met; one that a trial was not asked has its distribution's centre."""
+    """The union of all parameters that were met; one that a trial was not asked has its distribution's centre.
+
+    Parameters that only alternatives have ("rank of lora", "rank of loha") are one parameter here, "rank", unless a trial has two of them:
+    numbers by their place in their own range, words as they are. A model then learns of all methods from each, and the default
+    space has 18 dimensions in place of 52.
+    """
 
     def __init__(self, rungs: tuple[int, ...]):
         super().__init__(rungs)
+        self.asked: dict[str, BaseDistribution] = {}  # what was met, by its own name
+        self.apart: set[str] = set()  # kinds of which a trial had two
+        self.columns: dict[str, str] = {}  # own name -> name here
         self.centres: dict[str, Any] = {}
 
     def meet(self, distributions: Mapping[str, BaseDistribution]) -> bool:
         grown = False
         for name, distribution in distributions.items():
-            known = self.known.get(name)
+            known = self.asked.get(name)
             if known is distribution or name == STEPS:
                 continue
             wanted = distribution if known is None else union(known, distribution)
             if wanted != known:
-                self.known[name], self.centres[name], grown = wanted, centre(wanted), True
-        if grown:  # a new dict, since trials that were shown before hold the old one
-            self.known = dict(self.known)
+                self.asked[name], grown = wanted, True
+        kinds = [kind_of(name) for name in distributions]
+        if len(kinds) > len(set(kinds)):
+            twice = {kind for kind in kinds if kinds.count(kind) > 1} - self.apart
+            self.apart, grown = self.apart | twice, grown or bool(twice)
+        if grown:
+            self.flatten()
         return grown
 
+    def flatten(self) -> None:
+        """Find the parameters as they are seen here. A new dict, since trials that were shown before hold the old one."""
+        kinds: dict[str, list[str]] = {}
+        for name in self.asked:
+            kinds.setdefault(name if kind_of(name) in self.apart else kind_of(name), []).append(name)
+        self.columns, known = {}, {STEPS: self.known[STEPS]}
+        for kind, names in kinds.items():
+            pooled = together([self.asked[name] for name in names]) if len(names) > 1 else None
+            for name in names:
+                self.columns[name] = name if pooled is None else kind
+                known[self.columns[name]] = self.asked[name] if pooled is None else pooled
+        self.known = known
+        self.centres = {name: centre(distribution) for name, distribution in known.items()}
+
     def shown(self, parameters: Mapping[str, Any], distributions: Mapping[str, BaseDistribution], steps: int) -> tuple[dict, dict]:
-        return {**self.centres, **self.comparable(parameters, distributions), STEPS: self.clipped(steps)}, self.known
+        own = {}
+        for name, value in parameters.items():
+            known = self.asked.get(name)
+            if known is not None and are_alike(known, distributions[name]):
+                column = self.columns[name]
+                own[column] = value if column == name or is_worded(known) else place(known, value)
+        return {**self.centres, **own, STEPS: self.clipped(steps)}, self.known
+
+    def meant(self, name: str, values: Mapping[str, Any]) -> Any:
+        column = self.columns.get(name, name)
+        value = values.get(column, NOTHING)
+        return value if value is NOTHING or column == name or is_worded(self.asked[name]) else at(self.asked[name], value)
+
+    def has(self, name: str, distribution: BaseDistribution) -> bool:
+        return name not in self.asked or (self.columns[name] == name and are_alike(self.asked[name], distribution))
+
+
+def kind_of(name: str) -> str:
+    """What a parameter says, whatever it says it of: "rank in up" of "rank of lora in up"."""
+    return ALTERNATIVE.sub("", name)
+
+
+def is_worded(distribution: BaseDistribution) -> bool:
+    """Choices that have no order."""
+    return isinstance(distribution, CategoricalDistribution) and not all(type(choice) in (int, float) for choice in distribution.choices)
+
+
+def together(distributions: Sequence[BaseDistribution]) -> BaseDistribution | None:
+    """One distribution for parameters that alternatives have: a place from 0 to 1, or any of their words; None where some have words and others numbers."""
+    if all(map(is_worded, distributions)):
+        return CategoricalDistribution(tuple(dict.fromkeys(choice for each in distributions for choice in each.choices)))
+    return None if any(map(is_worded, distributions)) else FloatDistribution(0, 1)
 
 
 def are_alike(one: BaseDistribution, other: BaseDistribution) -> bool:
@@ -100,7 +169,9 @@ def at(distribution: BaseDistribution, place: float) -> Any:
 
 
 def place(distribution: BaseDistribution, value: float) -> float:
-    """The inverse of `at`, of a range."""
+    """The inverse of `at`, of a range or of choices: of one of several values the middle of those places that give it."""
+    if isinstance(distribution, CategoricalDistribution):
+        return (distribution.choices.index(value) + 0.5) / len(distribution.choices)
     low, high = ends(distribution)
     return 0.5 if low == high else ((math.log(value) if distribution.log else value) - low) / (high - low)
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import FixedTrial, FrozenTrial
 
 from hpo.errors import SearchError
-from hpo.flat import STEPS, AsAsked, Flat, are_alike, at
+from hpo.flat import NOTHING, STEPS, AsAsked, Flat, at
 from hpo.history import History, Point, Running
-from hpo.samplers import LAST, NOTHING, RANDOM_TRIALS, RUNGS, SAMPLERS, made, random
+from hpo import samplers
+from hpo.samplers import LAST, RUNGS, SAMPLERS, made, random
 from hpo.spaces.base import BadProposal
 
 PROBES = 300  # random proposals that find a space's parameters
@@ -63,7 +65,7 @@ class Proposer(Generic[T]):
         """Find the union of all parameters, so that what is learnt need not be shown anew time and again."""
         generator = np.random.RandomState(seed_of(self.seed, 0, PROBE_STREAM))
         for _ in range(PROBES):
-            trial = Wished({}, generator, ())
+            trial = Wished({}, generator, (), self.history.view)
             self.gives(trial)
             self.history.view.meet(trial.distributions)
 
@@ -77,7 +79,7 @@ class Proposer(Generic[T]):
 
     def reach(self, wishes: dict[str, Any], generator: np.random.RandomState) -> dict[str, Any] | None:
         """See `hpo.gaussian.Reach`."""
-        trial = Wished(wishes, generator, self.rungs)
+        trial = Wished(wishes, generator, self.rungs, self.history.view)
         if not self.gives(trial):
             return None
         point, _ = self.history.view.shown(trial.params, trial.distributions, trial.params.get(STEPS, self.rungs[-1]))
@@ -96,7 +98,7 @@ class Proposer(Generic[T]):
     def started(self, number: int, parameters: Mapping[str, Any], distributions: Mapping[str, BaseDistribution],
                 system_attrs: Mapping[str, Any] | None = None) -> None:
         """A trial that somebody runs now; samplers see it running until it ends. Once more for the same trial changes nothing."""
-        if self.setup.learns != NOTHING:
+        if self.setup.learns != samplers.NOTHING:
             steps = parameters.get(STEPS, self.rungs[-1])
             self.history.start(number, Running(parameters, distributions, dict(system_attrs or {}), int(steps)))
 
@@ -113,9 +115,9 @@ class Proposer(Generic[T]):
         Raises what the space raises, and BadProposal where a fixed answer is not one of those that the space offers.
         """
         seed = seed_of(self.seed, number)
-        ready = not self.setup.starts or len(self.learnt) >= RANDOM_TRIALS
-        answers = Answers(made(self.setup.make if ready else random, seed, self.reach), self.history, seed, self.rungs if self.setup.whole else (),
-                          fixed or {})
+        ready = len(self.learnt) >= self.setup.startup
+        rungs = self.rungs if ready or not self.setup.short else self.rungs[:1]
+        answers = Answers(made(self.setup.make if ready else random, seed, self.reach), self.history, seed, rungs if self.setup.whole else (), fixed or {})
         trial, trial_id = self.history.ask(answers)
         try:
             candidate = self.space(trial)
@@ -129,22 +131,35 @@ class Proposer(Generic[T]):
 class Wished(FixedTrial):
     """A trial that answers a space as wished where the space allows it, and at random elsewhere. In no study, and light: asked 1,000 times a proposal."""
 
-    def __init__(self, wishes: dict[str, Any], generator: np.random.RandomState, rungs: tuple[int, ...]):
+    def __init__(self, wishes: dict[str, Any], generator: np.random.RandomState, rungs: tuple[int, ...], view: AsAsked):
         super().__init__({})
-        self.wishes, self.generator, self.rungs = wishes, generator, rungs
+        self.wishes, self.generator, self.rungs, self.view = wishes, generator, rungs, view
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+        return self._suggest(name, numbers(FloatDistribution, low, high, log, step))
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        return int(self._suggest(name, numbers(IntDistribution, low, high, log, step)))
 
     def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
-        if name not in self._params:
-            self._params[name] = self.answer(name, distribution)
-        return super()._suggest(name, distribution)
+        if name in self._params:  # asked once more: Optuna says whether it may be
+            return super()._suggest(name, distribution)
+        value = self._params[name] = self._suggested_params[name] = self.answer(name, distribution)
+        self._distributions[name] = distribution
+        return value
 
     def answer(self, name: str, distribution: BaseDistribution) -> Any:
         whole = last_of(self.rungs, distribution) if name == STEPS else None
         if whole is not None:
             return whole
-        if name in self.wishes and holds(distribution, self.wishes[name]):
-            return self.wishes[name]
-        return at(distribution, self.generator.rand())
+        meant = self.view.meant(name, self.wishes) if self.wishes else NOTHING
+        return meant if meant is not NOTHING and holds(distribution, meant) else at(distribution, self.generator.rand())
+
+
+@lru_cache(maxsize=1024)
+def numbers(kind: type, low: float, high: float, log: bool, step: float | None) -> BaseDistribution:
+    """The same object for the same question: what was met before is then known at once."""
+    return kind(low, high, log=log, step=step)
 
 
 class Answers(BaseSampler):
@@ -170,11 +185,10 @@ class Answers(BaseSampler):
         whole = last_of(self.rungs, param_distribution) if param_name == STEPS else None
         if whole is not None:
             return whole
-        proposed = self.relative(study, trial)
-        if param_name in proposed and holds(param_distribution, proposed[param_name]):
-            return proposed[param_name]
-        known = self.history.view.known.get(param_name, param_distribution)
-        sampler = self.inner if are_alike(known, param_distribution) else self.random  # TPE fails on values of another kind
+        meant = self.history.view.meant(param_name, self.relative(study, trial))
+        if holds(param_distribution, meant):
+            return meant
+        sampler = self.inner if self.history.view.has(param_name, param_distribution) else self.random  # TPE fails on values of another kind
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def relative(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Settings:
     train_images: int = setting(60, "model and data", "pictures a side: train, twin and second twin have this many each", means=True)
 
     steps: int = setting(200, "trial", "optimizer steps of the longest candidates", means=True)
-    rungs: int = setting(3, "trial", "numbers of steps at which a trial is evaluated, and which candidates may have, up to --steps", means=True)
+    rungs: int = setting(2, "trial", "numbers of steps at which a trial is evaluated, and which candidates may have, up to --steps", means=True)
     reduction: int = setting(3, "trial", "factor from one rung's steps to the next", means=True)
     batch_size: int = setting(32, "trial", "pictures a training step", means=True)
     generated: int = setting(120, "trial", "pictures generated a side for the scores", means=True)
@@ -97,7 +97,7 @@ class Settings:
     baselines: bool = setting(True, "search", "run the papers' methods as published first")
     sampler: str = setting("auto", "search", "Optuna sampler: auto, tpe, gp, nsga2 or random")
     pruner: str = setting("moasha", "search", "what stops trials at rungs: two-objective asynchronous successive halving, or nothing", choices=("moasha", "none"))
-    stop_confidence: float = setting(0.9, "search", "share of bootstrap replicates in which a trial must not be among the best of its rung to be stopped")
+    stop_confidence: float = setting(0.7, "search", "share of bootstrap replicates in which a trial must not be among the best of its rung to be stopped")
     repeats: int = setting(1, "search", "runs, with seeds of their own, of each candidate that reaches the front")
     max_trainable: str | None = setting(None, "constraints", "most trainable parameters, 500000 or 1% of the U-Net", means=True)
     max_memory: str | None = setting(None, "constraints", "most memory at a trial's peak, such as 24GiB, of the GPU, or of the process on a CPU", means=True)

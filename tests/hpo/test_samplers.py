@@ -8,7 +8,7 @@ import pytest
 
 from hpo import samplers
 from hpo.errors import BadSetting
-from hpo.samplers import AUTO, SAMPLERS, check, made
+from hpo.samplers import SAMPLERS, check, made
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -16,10 +16,6 @@ def test_optuna_gives_no_warning(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made(SAMPLERS[name].make, 0, lambda wishes, generator: None)
-
-
-def test_auto_is_one_of_them() -> None:
-    assert SAMPLERS["auto"] is SAMPLERS[AUTO]
 
 
 def test_an_unknown_sampler_is_refused_with_the_nearest_names() -> None:

@@ -1,0 +1,51 @@
+"""The table of measured trials as a problem."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from optuna.trial import FixedTrial
+
+from benchmarks.cells import Cell
+from benchmarks.replay import Table
+from hpo.flat import STEPS
+from hpo.proposer import Proposer
+from hpo.spaces.base import BadProposal
+from trainers.candidate import where
+
+
+@pytest.fixture(scope="module")
+def table() -> Table:
+    return Table.read()
+
+
+def answered(table: Table, cell: Cell) -> Any:
+    return table.propose(FixedTrial({"method": cell.method, "blocks": where(cell.regions), f"rank of {cell.method}": cell.rank,
+                                     f"learning rate of {cell.method}": cell.rate, STEPS: table.rungs[-1]}))
+
+
+def test_each_cell_of_the_table_can_be_asked_for_and_no_other(table: Table) -> None:
+    for cell in table.rows:
+        assert dict(answered(table, cell).root)["cell"] == cell
+    absent, *others = table.rows
+    without = replace(table, rows={cell: table.rows[cell] for cell in others})
+    with pytest.raises(BadProposal, match="not in the table"):
+        answered(without, absent)
+
+
+def test_no_cell_is_better_than_the_best_there_is(table: Table) -> None:
+    for cell, row in table.rows.items():
+        point = answered(table, cell)
+        for rung, steps in enumerate(table.rungs):
+            values = table.true(point, steps)
+            assert (values == table.values[row, rung]).all()
+            assert np.prod(np.maximum(np.array(table.reference) - values, 0)) <= table.best_hypervolume
+
+
+def test_a_rank_is_on_one_scale_for_all_methods(table: Table) -> None:
+    view = Proposer("gp", 0, ["minimize"] * 2, table.propose, table.rungs).history.view
+    assert set(view.known) == {"method", "blocks", "rank", "learning rate", STEPS}
+    assert all(list(ranks) == sorted(ranks) for _, ranks in table.offers.values())
