@@ -192,7 +192,7 @@ class Search:
             stop = bool(trial.ahead) and self.rule.decide(trial.number, steps).stop
         ended = stop or not trial.ahead
         self.proposer.learn(Point(trial.number, steps, ended, proposal.parameters, proposal.distributions, tuple(values.tolist()), (),
-                                  proposal.system_attrs))
+                                  proposal.system_attrs, self.problem.seconds(point, steps) + self.problem.evaluation_seconds))
         if ended:
             self.finished += 1
             self.stopped += stop

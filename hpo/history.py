@@ -23,7 +23,8 @@ class Point:
 
     number: the trial's. steps: of this rung. last: whether the trial has ended and reached no later one. parameters: what the trial was
     asked, external values. values: raw objectives, in the study's order. violations: of constraints, <= 0 where one is met; empty
-    where there are none. system_attrs: of the trial, as `Proposal` gave them. Nothing in it may change once it is learnt.
+    where there are none. system_attrs: of the trial, as `Proposal` gave them. seconds: of the trial until this rung, None where they say nothing of
+    trials of this study. Nothing in it may change once it is learnt.
     """
 
     number: int
@@ -34,6 +35,7 @@ class Point:
     values: Sequence[float]
     violations: Sequence[float] = ()
     system_attrs: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)

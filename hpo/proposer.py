@@ -19,6 +19,7 @@ from hpo.flat import NOTHING, STEPS, AsAsked, Flat, at
 from hpo.history import History, Point, Running
 from hpo import samplers
 from hpo.samplers import LAST, RUNGS, SAMPLERS, made, random
+from hpo.seconds import Seconds
 from hpo.spaces.base import BadProposal
 
 PROBES = 300  # random proposals that find a space's parameters
@@ -56,6 +57,7 @@ class Proposer(Generic[T]):
     def __init__(self, sampler: str, seed: int, directions: Sequence[str], propose: Callable[[Any], T], rungs: Sequence[int], constrained: bool = False):
         self.setup, self.seed, self.space, self.rungs = SAMPLERS[sampler], seed, propose, tuple(rungs)
         self.history = History(directions, Flat(self.rungs) if self.setup.flat else AsAsked(self.rungs), constrained)
+        self.durations = Seconds(self.history.view)
         self.learnt: set[int] = set()  # numbers of the trials
         self.reached: dict[int, Point] = {}  # the last rung as yet of trials that go on
         if self.setup.flat:
@@ -78,16 +80,21 @@ class Proposer(Generic[T]):
         return True
 
     def reach(self, wishes: dict[str, Any], generator: np.random.RandomState) -> dict[str, Any] | None:
-        """See `hpo.gaussian.Reach`."""
+        """See `hpo.gaussian.Candidates`."""
         trial = Wished(wishes, generator, self.rungs, self.history.view)
         if not self.gives(trial):
             return None
         point, _ = self.history.view.shown(trial.params, trial.distributions, trial.params.get(STEPS, self.rungs[-1]))
         return None if self.history.was_tried(point) else point
 
+    def seconds(self, points: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """See `hpo.gaussian.Candidates`."""
+        return self.durations.of(points)
+
     def learn(self, point: Point) -> None:
         """An evaluated rung. Raises ValueError where its values are not finite, or not as many as the objectives."""
         self.learnt.add(point.number)
+        self.durations.learn(point)
         if self.setup.learns == RUNGS:
             self.history.teach(point)
         elif self.setup.learns == LAST:
@@ -117,7 +124,7 @@ class Proposer(Generic[T]):
         seed = seed_of(self.seed, number)
         ready = len(self.learnt) >= self.setup.startup
         rungs = self.rungs if ready or not self.setup.short else self.rungs[:1]
-        answers = Answers(made(self.setup.make if ready else random, seed, self.reach), self.history, seed, rungs if self.setup.whole else (), fixed or {})
+        answers = Answers(made(self.setup.make if ready else random, seed, self), self.history, seed, rungs if self.setup.whole else (), fixed or {})
         trial, trial_id = self.history.ask(answers)
         try:
             candidate = self.space(trial)

@@ -100,7 +100,7 @@ class Recall:
         if row.parameters:  # else the space has no answers that give it, so the sampler has no words for it
             violations = [row.violations[name] for name in sorted(row.violations)]
             self.proposer.learn(Point(row.number, row.steps, row.steps == row.own_steps, row.parameters, distributions_of(row.distributions),
-                                      [float(value) for value in values], violations, self.attributes(row.trial_id)))
+                                      [float(value) for value in values], violations, self.attributes(row.trial_id), row.seconds))
         if self.pruner is not None:
             replicates = None if row.replicates is None else self.values(row.replicates)
             self.pruner.learn(row.number, row.own_steps, row.steps, self.oriented(values), None if replicates is None else self.oriented(replicates).T)
