@@ -15,6 +15,7 @@ import numpy as np
 
 from hpo.dominance import ranks
 from hpo.history import Point
+from hpo.proposer import STUCK
 from hpo.pruning import Decision
 from hpo.spaces.base import BadProposal
 
@@ -131,7 +132,7 @@ class Search:
 
     def __init__(self, problem: Searched, proposer: Any, rule: Rule | None, seed: int, fixed: Mapping[str, Any] | None):
         self.problem, self.proposer, self.rule, self.seed = problem, proposer, rule, seed
-        self.asked = (fixed,) if fixed else ()
+        self.asked = (fixed or {},)
         self.known, self.attained = Known(), Attained(problem.reference)
         self.number = self.finished = self.stopped = 0
         self.clock = self.paid = 0.0
@@ -158,10 +159,10 @@ class Search:
 
     def started(self) -> Running | None:
         """The next trial that is no duplicate; a duplicate, or what the space refuses, costs nothing and is replaced."""
-        for _ in range(DUPLICATES):
+        for failed in range(DUPLICATES):
             number, self.number = self.number, self.number + 1
             try:
-                proposal = self.proposer.propose(number, *self.asked)
+                proposal = self.proposer.propose(number, *self.asked, at_random=failed >= STUCK)
             except BadProposal:
                 continue
             point = proposal.candidate

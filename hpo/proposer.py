@@ -25,6 +25,7 @@ from hpo.spaces.base import BadProposal
 PROBES = 300  # random proposals that find a space's parameters
 DRAWS = 8  # of TPE, for a proposal at the last rung; a third of them are, or more
 PROBE_STREAM, OTHER_STREAM = 1, 2  # of random numbers, apart from the trials'
+STUCK = 20  # duplicates in a row of a model, after which some are proposed at random: it may know no better while the space has more
 RELATIVE = "relative_params"  # what TPE and GP leave with a running trial, which has its parameters here anyway
 
 T = TypeVar("T")
@@ -116,15 +117,16 @@ class Proposer(Generic[T]):
         if point is not None:
             self.history.teach(point)
 
-    def propose(self, number: int, fixed: Mapping[str, Any] | None = None) -> Proposal[T]:
-        """The candidate for this trial; answers that are fixed are given as they are, the others are sampled.
+    def propose(self, number: int, fixed: Mapping[str, Any] | None = None, at_random: bool = False) -> Proposal[T]:
+        """The candidate for this trial; answers that are fixed are given as they are, the others are sampled, or drawn at random.
 
         Raises what the space raises, and BadProposal where a fixed answer is not one of those that the space offers.
         """
         seed = seed_of(self.seed, number)
         ready = len(self.learnt) >= self.setup.startup
+        model = ready and not at_random
         rungs = self.rungs if ready or not self.setup.short else self.rungs[:1]
-        answers = Answers(made(self.setup.make if ready else random, seed, self), self.history, seed, rungs if self.setup.whole else (), fixed or {})
+        answers = Answers(made(self.setup.make if model else random, seed, self), self.history, seed, rungs if self.setup.whole else (), fixed or {})
         trial, trial_id = self.history.ask(answers)
         try:
             candidate = self.space(trial)

@@ -19,7 +19,7 @@ from hpo import objectives as objective_table
 from hpo.agenda import MOST_DUPLICATES, Agenda, Entry
 from hpo.errors import BadSetting
 from hpo.identity import model_folder
-from hpo.proposer import Proposal, internal
+from hpo.proposer import STUCK, Proposal, internal
 from hpo.recall import Recall
 from hpo.settings import Settings
 from hpo.spaces import BadProposal, Bounds
@@ -186,7 +186,7 @@ class Search:
         if taken is not None:
             return self.taken(taken)
         entry = yardstick or self.agenda.next(counts)
-        return self.begin(entry) if entry is not None else self.propose(trials.next_number(self.store, self.id))
+        return self.begin(entry) if entry is not None else self.propose(trials.next_number(self.store, self.id), counts)
 
     def taken(self, taken: trials.Taken) -> Asked | None:
         """A trial that another worker left, or that a user enqueued through Optuna."""
@@ -221,10 +221,10 @@ class Search:
             why = None if entry.repeat else self.refused(candidate)
         return self.write(proposal, entry, why)
 
-    def propose(self, number: int) -> Asked | None:
+    def propose(self, number: int, counts: leases.Counts) -> Asked | None:
         self.recall.refresh()
         try:
-            proposal = self.recall.proposer.propose(number)
+            proposal = self.recall.proposer.propose(number, at_random=counts.duplicates_in_a_row >= STUCK)
         except BadProposal as error:
             trials.start(self.store, self.id, request=request(), candidate=None, parameters={}, distributions={}, internal={}, user_attrs={}, system_attrs={},
                          outcome="failed", reason=str(error))

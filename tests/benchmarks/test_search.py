@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import search
-from benchmarks.search import BUDGET, DEFAULT, KINDS, RANDOM, RIVALS, Kind, Result, Run, runs
+from benchmarks.search import BUDGET, DEFAULT, FIRST_SEED, KINDS, RANDOM, RIVALS, Kind, Result, Run, runs, wins_on_all
 from benchmarks.simulation import Curve
 
 
@@ -39,10 +39,15 @@ def test_a_seed_is_won_by_the_larger_area() -> None:
     assert found.areas(DEFAULT)[0] == pytest.approx((BUDGET - 1) / BUDGET / 2)
 
 
+def test_functions_are_won_together_by_the_larger_mean_area() -> None:
+    won, lost = result([curve(1.0, 1.0)], [curve(0.5, 1.0)]), result([curve(0.5, 1.0)], [curve(0.8, 1.0)])
+    assert (wins_on_all([won, lost], RANDOM), wins_on_all([lost, lost, won], RANDOM)) == (1, 0)
+
+
 def test_what_targets_are_made_of_comes_first_and_nothing_twice() -> None:
     listed = list(runs(["zdt1"], 2))
     assert [run.kind for run in listed[:6]] == [DEFAULT, RANDOM, *RIVALS]
-    assert {run.seed for run in listed[:6]} == {0}
+    assert {run.seed for run in listed[:6]} == {FIRST_SEED}
     assert len(set(listed)) == len(listed) == 2 * len(KINDS)
     assert len({run.file for run in listed}) == len(listed)
 

@@ -1,11 +1,15 @@
-"""What the Gaussian process is fitted to. What it proposes is tested with the other samplers."""
+"""What the Gaussian process is fitted to, and the default's kernel. What it proposes is tested with the other samplers."""
 
 from __future__ import annotations
 
+import numpy as np
 import optuna
+import pytest
+import torch
+from optuna._gp import gp
 from optuna.distributions import FloatDistribution
 
-from hpo.gaussian import MOST_POINTS, thinned
+from hpo.gaussian import MOST_POINTS, additive_kernel, thinned
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -27,3 +31,44 @@ def test_the_front_and_the_newest_when_they_are_many() -> None:
     study = study_of(MOST_POINTS + 50)
     kept = [trial.number for trial in thinned(study, study.trials)]
     assert kept == [0, *range(51, MOST_POINTS + 50)]
+
+
+def regressor(points: torch.Tensor, values: torch.Tensor, categorical: list[bool]) -> gp.GPRegressor:
+    """Fitted to nothing: all length scales and the variance are 1, hardly any noise."""
+    one = torch.tensor(1.0, dtype=torch.float64)
+    made = gp.GPRegressor(torch.tensor(categorical), points, values, torch.ones(points.shape[1], dtype=torch.float64), one, one * 1e-6)
+    made._cache_matrix()
+    return made
+
+
+def test_what_parameters_do_by_themselves_is_known_in_the_corners_too() -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(40, 6, dtype=torch.float64, generator=generator)
+    values = ((points - 0.5) ** 2).sum(-1)
+    corner = torch.tensor([[0.0, 1, 0, 1, 1, 0]], dtype=torch.float64)
+    plain_mean, plain_variance = regressor(points, values - values.mean(), [False] * 6).posterior(corner)
+    with additive_kernel():
+        mean, variance = regressor(points, values - values.mean(), [False] * 6).posterior(corner)
+    truth = 6 * 0.25 - float(values.mean())
+    assert abs(float(mean) - truth) < abs(float(plain_mean) - truth)
+    assert float(variance) < float(plain_variance)
+
+
+def test_the_kernel_is_one_and_knows_choices() -> None:
+    points = torch.tensor([[0.2, 0.0], [0.2, 1.0], [0.2, 2.0], [0.9, 0.0]], dtype=torch.float64)
+    with additive_kernel():
+        made = regressor(points, torch.zeros(4, dtype=torch.float64), [False, True])
+    own = made.kernel()
+    assert own.diagonal().tolist() == pytest.approx([1.0] * 4)
+    assert own[0, 1] == own[0, 2], "choices are equal or not, and nothing in between"
+    assert np.linalg.eigvalsh(own.numpy()).min() > -1e-12
+    assert made.kernel(points, points).tolist() == own.tolist(), "of the same points, however they are asked for"
+    assert made.kernel(points[0]).tolist() == own[0].tolist()
+
+
+def test_optunas_own_process_is_as_it_was_afterwards() -> None:
+    before = gp.GPRegressor
+    with pytest.raises(RuntimeError), additive_kernel():
+        assert gp.GPRegressor is not before
+        raise RuntimeError
+    assert gp.GPRegressor is before

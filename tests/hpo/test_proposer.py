@@ -42,6 +42,11 @@ def measured(candidate: dict[str, Any], steps: int) -> list[float]:
     return [far + 22 / steps, far + steps / 400]
 
 
+def even(trial: Any) -> dict[str, Any]:
+    """Methods that are as good as each other."""
+    return {"method": trial.suggest_categorical("method", ["quick", "slow"]), "x": trial.suggest_float("x", 0, 1), "y": trial.suggest_float("y", 0, 1)}
+
+
 class Life:
     """A study with one worker, and all that a store would keep of it."""
 
@@ -314,3 +319,24 @@ def test_answers_of_a_random_search_do_not_repeat_one_another() -> None:
     proposer = Proposer("random", 0, ["minimize"], propose, RUNGS)
     found = np.array([(x, RUNGS.index(steps)) for x, steps in (proposer.propose(number).candidate for number in range(200))])
     assert abs(np.corrcoef(found.T)[0, 1]) < 0.3
+
+
+def test_of_equals_the_default_proposes_what_takes_less_time() -> None:
+    def run(slow: float) -> list[str]:
+        proposer, proposed = Proposer("auto", 5, TWO, even, RUNGS), []
+        for number in range(25):
+            proposal = proposer.propose(number)
+            found = proposal.candidate
+            proposed.append(found["method"])
+            proposer.learn(Point(number, 200, True, proposal.parameters, proposal.distributions, [found["x"] + 0.1 * found["y"], 1 - found["x"] + 0.1 * found["y"]],
+                                 seconds=slow if found["method"] == "slow" else 1.0))
+        return proposed[FIRST_TRIALS + 5:]
+
+    assert run(slow=10.0).count("slow") < run(slow=1.0).count("slow")
+
+
+def test_a_model_that_is_stuck_proposes_at_random() -> None:
+    proposer = Life("tpe").run(RANDOM_TRIALS + 10).proposer
+    modelled = [proposer.propose(number).candidate["kind"] for number in range(100, 130)]
+    drawn = [proposer.propose(number, at_random=True).candidate["kind"] for number in range(100, 130)]
+    assert modelled.count("b") > 20 > drawn.count("b")
