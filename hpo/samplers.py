@@ -43,8 +43,8 @@ class Sampler:
     """make: seed, what the space can give -> Optuna's sampler. learns: every evaluated rung (RUNGS), the last of each trial (LAST), or NOTHING.
 
     flat: whether it must see a conditional space as the union of its parameters. startup: trials that are proposed at random before a model is
-    asked; short: whether they are to end at the first rung. whole: whether its trials are to reach the last rung; one with fewer steps is evaluated at nothing that a whole
-    one is not, and ending a trial early is for the stopping rule, which has seen how it goes.
+    asked; short: whether they are to end at the first rung. whole: whether its trials are to reach the last rung; one with fewer steps is
+    evaluated at nothing that a whole one is not, and ending a trial early is for the stopping rule, which has seen how it goes.
     """
 
     make: Callable[[int, Reach], BaseSampler]
