@@ -45,18 +45,18 @@ class Proxy:
         threading.Thread(target=self.accept, args=(self.listener,), daemon=True).start()
 
     def set(self, mode: str) -> None:
-        before, self.mode = self.mode, mode
-        if mode == "refuse" and self.listener is not None:
-            with contextlib.suppress(OSError):
-                self.listener.shutdown(socket.SHUT_RDWR)  # closing alone would not wake the thread that accepts
-            self.listener.close()
-            self.listener = None
-        if mode == "refuse" or before == "silence":
-            for pair in list(self.pairs):
-                self.reset(pair)
-        if before == "refuse" and mode != "refuse":
-            self.listen()
-        with self.changed:
+        with self.changed:  # so that what waits in a silence finds its pair reset
+            before, self.mode = self.mode, mode
+            if mode == "refuse" and self.listener is not None:
+                with contextlib.suppress(OSError):
+                    self.listener.shutdown(socket.SHUT_RDWR)  # closing alone would not wake the thread that accepts
+                self.listener.close()
+                self.listener = None
+            if mode == "refuse" or before == "silence":
+                for pair in list(self.pairs):
+                    self.reset(pair)
+            if before == "refuse" and mode != "refuse":
+                self.listen()
             self.changed.notify_all()
 
     def accept(self, listener: socket.socket) -> None:
@@ -83,10 +83,14 @@ class Proxy:
                 with self.changed:
                     while self.mode == "silence" and pair in self.pairs:
                         self.changed.wait()
+                    if pair not in self.pairs:  # else what was said in the silence could be the statement that is to be cut now
+                        break
+                    cut = self.to_cut > 0 and source is pair[0]
+                    if cut:
+                        self.to_cut, self.cuts = self.to_cut - 1, self.cuts + 1
                 if self.mode == "delay":
                     time.sleep(DELAY_SECONDS)
-                if self.to_cut and source is pair[0]:
-                    self.to_cut, self.cuts = self.to_cut - 1, self.cuts + 1
+                if cut:
                     target.sendall(piece[: len(piece) // 2])
                     break
                 target.sendall(piece)

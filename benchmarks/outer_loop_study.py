@@ -33,6 +33,7 @@ from trainers.candidate import Candidate
 SPACE = f"{Path(__file__).with_name('outer_loop_space.py')}:propose"
 IDENTITY = {"model": "m", "encoder": "e", "data": "d"}
 BASE = {name: (0.0, 0.0, 0.0) for name in SCORES} | {"fd": (9.0, 8.9, 9.1)}
+RUNGS = 3
 REPLICATES, SPREAD = 256, 0.05
 SURVIVE = 1 / 3  # of a rung's trials, those that are not stopped there
 SECONDS = 30.0  # of a trial, as it is noted
@@ -51,7 +52,7 @@ class Drawn(FixedTrial):
 
 
 def settings(name: str, trials: int, **more: Any) -> Settings:
-    return Settings(study=name, trials=trials, space=SPACE, **more)
+    return Settings(study=name, trials=trials, space=SPACE, rungs=RUNGS, **more)
 
 
 def join(url: str, chosen: Settings, trained: Trained | None = None) -> Search:

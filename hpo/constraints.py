@@ -85,14 +85,16 @@ def check_reachable(search: Search) -> None:
     """Raises BadSetting where none of PROPOSALS random proposals meets what is known before a training. Most studies need one proposal to see that."""
     import numpy as np
 
+    from hpo.flat import AsAsked
     from hpo.proposer import Wished
 
     if search.constraints.size is None:
         return
     generator, total, counts = np.random.RandomState(search.settings.seed), search.trained.units.total, []
+    view = AsAsked(search.settings.ladder)
     for _ in range(PROPOSALS):
         try:
-            count = search.trainable(search.space.propose(Wished({}, generator, ()), search.bounds))
+            count = search.trainable(search.space.propose(Wished({}, generator, (), view), search.bounds))
         except SearchError:  # a trial that is proposed says why
             continue
         if count is not None and not told(search.constraints.before(count, total)):

@@ -25,7 +25,7 @@ class Tuning:
     """A context manager, to be entered once; the U-Net is the untouched base, bit for bit, before and after it, also when something is raised in it.
 
         with Tuning(inner, candidate, state=path) as tuning:
-            for steps in (22, 67, 200):
+            for steps in (67, 200):
                 result = tuning.to(steps)
                 tuning.save()
 

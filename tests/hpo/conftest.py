@@ -84,7 +84,8 @@ def opened(url) -> Iterator[Callable[[], Store]]:
 def searching(opened) -> Callable[..., Search]:
     """Makes registered studies whose trials are asked and told without any training: `searching(trials=5, space="reference")`."""
     def make(settings: Settings | None = None, **changes) -> Search:
-        chosen = replace(settings or Settings(study=f"test-{uuid.uuid4().hex[:10]}", trials=5, steps=40), **changes)
+        usual = Settings(study=f"test-{uuid.uuid4().hex[:10]}", trials=5, steps=40, rungs=3, stop_confidence=0.9)
+        chosen = replace(settings or usual, **changes)
         search = Search(opened(), chosen)
         search.register(chosen.trials, IDENTITY)
         results.record_references(search.store, search.id, q_base=5.0, q_real=0.0, m_base=0.0, scores={"fd": (5.0, 4.9, 5.1), "copy_excess": (0, 0, 0)})

@@ -104,7 +104,7 @@ def test_none_clears_the_state_of_a_trial_that_ended_without_a_worker(searching:
     """Its third lost lease is noted by whoever looks next."""
     search = searching(Settings(study=f"lost-{tmp_path.name}", steps=40, out=str(tmp_path), keep="none"), trials=9)
     asked = search.ask()
-    reach(search, asked, 4, 1.0, 1.0)
+    reach(search, asked, asked.rungs[0], 1.0, 1.0)
     state = note_state(search, asked)
     for _ in range(3):
         trials.leave(search.store, asked.id, "it crashed")

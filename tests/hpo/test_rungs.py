@@ -14,6 +14,10 @@ def test_steps_divided_by_powers_of_the_reduction(steps: int, rungs: int, reduct
     assert Settings(steps=steps, rungs=rungs, reduction=reduction).check().ladder == found
 
 
+def test_the_default_is_two_rungs_as_the_documents_say() -> None:
+    assert Settings().ladder == (67, 200)
+
+
 def test_a_longer_ladder_has_the_shorter_one_at_its_end() -> None:
     assert ladder(200, 4, 3)[1:] == ladder(200, 3, 3)
 

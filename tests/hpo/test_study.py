@@ -391,7 +391,7 @@ def written(tmp_path) -> Callable[..., str]:
 
 
 def test_a_proposal_that_raises_fails_its_trial_with_the_reason(searching: Searching, written: Callable, finish: Callable) -> None:
-    search = searching(space=written("CALLS.append(1) or len(CALLS) in (2, 3)"))
+    search = searching(space=written(f"{IN_A_STUDY} and (CALLS.append(1) or len(CALLS) in (1, 2))"))
     finish(search), finish(search)
     rows = results.trials(search.store, search.settings.study)
     assert [row["outcome"] for row in rows] == ["finished", "failed", "failed", "finished"] and trial(search, 3).params.keys() == {"rate"}

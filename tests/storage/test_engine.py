@@ -178,7 +178,8 @@ def test_a_dead_connection_is_replaced(server: str) -> None:
     with made.connect() as connection:
         pid = connection.scalar(text("SELECT pg_backend_pid()"))
     with other.begin() as connection:
-        connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+        # Without a timeout it answers once the signal is sent, while the connection still lives.
+        assert connection.scalar(text("SELECT pg_terminate_backend(:pid, 60000)"), {"pid": pid})
     with made.connect() as connection:
         assert connection.scalar(text("SELECT current_setting('peft_pareto.worker')")) == "me"
     made.dispose()

@@ -44,7 +44,7 @@ def result(fd: float, copy_excess: float) -> Result:
 
 def begin(url: str, name: str, trials: int) -> Search:
     """A registered study with its references, and no trial yet."""
-    search = Search(open_store(url, worker_name()), Settings(study=name, steps=40, sampler="random"))
+    search = Search(open_store(url, worker_name()), Settings(study=name, steps=40, rungs=3, sampler="random"))
     search.register(trials, {"model": "m", "encoder": "e", "data": "d"})
     results.record_references(search.store, search.id, q_base=9.0, q_real=0.1, m_base=0.0, scores=BASE, base=None)
     return search
