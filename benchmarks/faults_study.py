@@ -26,8 +26,9 @@ from storage.embedded import HOME_VARIABLE
 from storage.errors import StorageUnreachable
 
 if TYPE_CHECKING:
+    from hpo.ending import Ended
     from hpo.inner_loop import InnerLoop
-    from hpo.study import Ended, Search
+    from hpo.study import Search
 
 REPOSITORY = Path(__file__).parent.parent
 TICK_SECONDS, LOOK_SECONDS = 0.1, 1.0  # between looks at the processes, and at the study

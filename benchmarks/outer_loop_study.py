@@ -18,11 +18,12 @@ from optuna.distributions import distribution_to_json
 from optuna.trial import FixedTrial
 
 from benchmarks.outer_loop_space import propose
+from hpo.ending import Ended
 from hpo.flat import at
 from hpo.settings import Settings
 from hpo.spaces.base import Trained
 from hpo.spaces.reference import BASELINES, reference_candidate
-from hpo.study import Asked, Ended, Search
+from hpo.study import Asked, Search
 from metrics.estimate import Estimate
 from metrics.scores import SCORES, Scores
 from storage import results

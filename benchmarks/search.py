@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks import problems, replay, simulation
 from benchmarks.documents import DOCS, table, write_part
 from benchmarks.simulation import Curve, MoAsha, search
-from hpo import dominance, distributions, flat, gaussian, history, home, proposer, pruning, samplers, seconds
+from hpo import distributions, dominance, flat, gaussian, history, home, proposer, pruning, samplers, seconds
 from hpo.proposer import Proposer
 from hpo.pruning import Pruner
 from hpo.samplers import SAMPLERS

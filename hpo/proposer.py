@@ -14,10 +14,10 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import FixedTrial, FrozenTrial
 
+from hpo import samplers
 from hpo.errors import SearchError
 from hpo.flat import NOTHING, STEPS, AsAsked, Flat, at
 from hpo.history import History, Point, Running
-from hpo import samplers
 from hpo.samplers import LAST, RUNGS, SAMPLERS, made, random
 from hpo.seconds import Seconds
 from hpo.spaces.base import BadProposal

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +15,8 @@ from optuna.distributions import distribution_to_json
 
 from hpo import code, constraints, spaces, warm_start
 from hpo import objectives as objective_table
-from hpo.agenda import MOST_DUPLICATES, Agenda, Entry
+from hpo.agenda import Agenda, Entry
+from hpo.ending import FAILED_BEFORE, NO_REWARD, Ended, Ending
 from hpo.errors import BadSetting
 from hpo.identity import model_folder
 from hpo.proposer import STUCK, Proposal, internal
@@ -35,14 +35,8 @@ from trainers.errors import BadSelection
 
 log = logging.getLogger(__name__)
 
-FAILED_BEFORE = "failed_before"  # on the study: failures of former launches, which do not count against this one
-MOST_INFEASIBLE = 1000  # in a row: then the constraints are too hard to go on
 MOST_BAD_PROPOSALS = 10  # in a row: then the launch ends, since a user's function gives nothing else
-LEAST_FAILURES, FAILURE_SHARE = 10, 0.2  # DESIGN, decision 1: max(10, N / 5) failed trials are replaced
-STABLE_TRIALS, STABLE_GROWTH = 20, 0.01  # --until-stable: finished trials, and how much the hypervolume must grow over them
 PATHS = ("model", "encoder", "data", "out", "checkpoints")
-NO_REWARD = ("joint_reward is not defined: the yardstick does not copy more than the untouched base, or the base is no worse than real pictures; "
-             "train longer (--steps) or on fewer pictures (--train-images)")
 
 
 @dataclass(frozen=True)
@@ -76,18 +70,6 @@ class Wait:
     """Nothing to do now: others run the last trials, or the yardstick that rewards are measured by."""
 
 
-@dataclass(frozen=True)
-class Ended:
-    """The study needs no more trials. status 0: all is well; 1: `reason` says why it cannot go on."""
-
-    status: int
-    reason: str
-
-
-def most_failures(trials: int) -> int:
-    return max(LEAST_FAILURES, int(trials * FAILURE_SHARE))
-
-
 class Search:
     """One worker's view of a study. Everything it knows is in the database, so it may be thrown away at any time."""
 
@@ -103,7 +85,7 @@ class Search:
             self.study = optuna.create_study(storage=store.optuna, study_name=settings.study, directions=self.objectives.directions,
                                              sampler=optuna.samplers.RandomSampler(seed=settings.seed), load_if_exists=True)
         self.id = self.study._study_id
-        self.agenda = Agenda(self)
+        self.agenda, self.ending = Agenda(self), Ending(self)
         self.turn: leases.Turn | None = None  # to ask, while this worker has it
         self.counted: dict[tuple, int | None] = {}  # trainable parameters by what is trained
 
@@ -158,7 +140,7 @@ class Search:
             while bad_proposals < MOST_BAD_PROPOSALS:
                 trials.expire(self.store, self.id)
                 counts = leases.counts(self.store, self.id)
-                verdict = self.verdict(counts)
+                verdict = self.ending.verdict(counts)
                 if verdict:
                     return Wait() if counts.running else verdict
                 if counts.finished + counts.running >= counts.trials or self.agenda.waits():
@@ -294,61 +276,11 @@ class Search:
         known = trials.known_rungs(self.store, self.id, candidate.root).get(candidate.steps)
         return None if known is None else ("duplicate", f"the same candidate as trial {known.number}")
 
-    # The study's end.
-
     def state(self) -> Ended | None:
         """The study's end, if it has come and nothing is running any more."""
         trials.expire(self.store, self.id)
         counts = leases.counts(self.store, self.id)
-        return None if counts.running else self.verdict(counts)
-
-    def verdict(self, counts: leases.Counts) -> Ended | None:
-        """Why no further trial is started, if so. Trials that run now go on, or expire."""
-        if counts.finished >= counts.trials:
-            return Ended(0, f"all {counts.trials} trials are finished")
-        if counts.overdue:
-            return Ended(0, f"the time of --hours is over, with {counts.finished} of {counts.trials} trials finished")
-        failed = counts.failed and counts.failed - self.study.user_attrs.get(FAILED_BEFORE, 0)  # which Optuna asks the database for
-        if failed > most_failures(counts.trials):
-            return Ended(1, f"{failed} trials failed, more than max({LEAST_FAILURES}, N/5): {self.reasons()}")
-        if counts.duplicates_in_a_row >= MOST_DUPLICATES and not counts.waiting and self.agenda.next(counts) is None:
-            return self.exhausted(failed)
-        if counts.infeasible_in_a_row >= MOST_INFEASIBLE and not counts.waiting and self.agenda.next(counts) is None:
-            return Ended(1, f"{counts.infeasible_in_a_row} proposals in a row violated --{self.constraints.size.name}: loosen it, or take another --space")
-        if self.settings.until_stable and (said := self.stable()):
-            return Ended(0, said)
-        return self.rewardless() if self.objectives.is_joint_reward else None
-
-    def rewardless(self) -> Ended | None:
-        """The end of a study of which the only objective can never be known."""
-        yardsticks = self.agenda.yardsticks()
-        if any(row.reason == NO_REWARD for row in yardsticks):
-            return Ended(1, NO_REWARD)
-        alive = any(row.state != "FAIL" for row in yardsticks)
-        if yardsticks and not alive and not self.agenda.left(yardsticks):
-            return Ended(1, f"no baseline could be the yardstick of joint_reward: {self.reasons()}")
-        return None
-
-    def stable(self) -> str | None:
-        """In words that the front has stopped growing: see STABLE_TRIALS. Counted from the yardstick's end on."""
-        volumes = standing.hypervolumes(self.store, self.id)
-        if len(volumes) <= STABLE_TRIALS or volumes[-1] > (1 + STABLE_GROWTH) * volumes[-1 - STABLE_TRIALS]:
-            return None
-        return f"the front is stable: its hypervolume grew by less than {STABLE_GROWTH:.0%} over the last {STABLE_TRIALS} finished trials"
-
-    def exhausted(self, failed: int) -> Ended:
-        """Nothing new is proposed: a good end, unless what was proposed has only failed."""
-        said = f"the space is exhausted: {MOST_DUPLICATES} proposals in a row were known already"
-        if not failed:
-            return Ended(0, said)
-        worked = standing.has_worked(self.store, self.id)
-        return Ended(0 if worked else 1, f"{said}, {failed} trials failed: {self.reasons()}")
-
-    def reasons(self, most: int = 3) -> str:
-        """Why trials failed, the most frequent reasons first, on one line."""
-        counted = Counter(row["reason"] for row in results.trials(self.store, self.settings.study) if row["outcome"] == "failed")
-        named = [f"{count} × {reason}" for reason, count in counted.most_common(most)]
-        return "; ".join(named) + (f"; {len(counted) - most} other reasons" if len(counted) > most else "")
+        return None if counts.running else self.ending.verdict(counts)
 
     # Telling. A rung is written as soon as it is measured, and stays whatever becomes of its trial.
 
@@ -359,6 +291,10 @@ class Search:
         violations = self.constraints.after(scores, trainable, self.trained.units.total, seconds, memory)
         trials.record_rung(self.store, asked.id, steps, candidate.hash, candidate.words, [scores[name].value for name in measured],
                            {name: (*ends, scores[name].replicates) for name, ends in plain(scores).items()}, seconds, memory, violations)
+        return self.stops(asked, steps)
+
+    def stops(self, asked: Asked, steps: int) -> bool:
+        """Whether the trial is to be stopped at this rung, which is written. The same again gives the same, unless others have written rungs."""
         if self.settings.pruner == "none" or asked.exempt or steps == asked.candidate.steps:
             return False
         self.recall.refresh()

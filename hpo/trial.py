@@ -61,6 +61,9 @@ def evaluate(search: Search, inner: InnerLoop, asked: Asked) -> Generator[int, N
     before = max(asked.known.values(), default=0.0)
     if not left:  # the worker that measured the last rung died before it told
         return retrying(lambda: search.finish(asked))
+    taken_up = max((steps for steps, seconds in asked.known.items() if seconds), default=None)  # its own rungs: those that others paid for took none
+    if taken_up is not None and retrying(partial(search.stops, asked, taken_up)):  # the worker that measured it died before it was stopped
+        return retrying(partial(search.finish, asked, stopped=True))
     with leases.Heartbeat(search.store, asked.id) as heartbeat:
         def on_stage(stage: str) -> None:
             if heartbeat.lost.is_set():

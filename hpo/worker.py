@@ -24,7 +24,8 @@ from storage.retrying import PATIENCE_SECONDS, retrying
 from storage.store import Store, open_store, worker_name
 
 if TYPE_CHECKING:
-    from hpo.study import Asked, Ended
+    from hpo.ending import Ended
+    from hpo.study import Asked
 
 log = logging.getLogger("hpo.worker")
 
@@ -110,7 +111,8 @@ class Worker:
 
         A database that is away is asked again for PATIENCE_SECONDS, then StorageUnreachable is raised.
         """
-        from hpo.study import Asked, Ended
+        from hpo.ending import Ended
+        from hpo.study import Asked
         from hpo.trial import run_trial
 
         try:
@@ -174,7 +176,7 @@ class Worker:
 
     def work(self) -> int:
         """Take trials until the study has ended; gives its exit status."""
-        from hpo.study import Ended
+        from hpo.ending import Ended
 
         while not isinstance(done := self.turn(), Ended):
             pass

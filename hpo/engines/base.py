@@ -11,8 +11,9 @@ from hpo.errors import SearchError
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
+    from hpo.ending import Ended
     from hpo.settings import Settings
-    from hpo.study import Ended, Search
+    from hpo.study import Search
 
 Watch = Callable[[], None]
 GRAIN = 10_000  # Ray counts ten-thousandths of a CPU or GPU

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from hpo import home
 from hpo.command import USAGE
+from hpo.ending import Ended
 from hpo.engines.base import STOP_SECONDS, Deaths, Engine, Watch, cores, fitting_share, threads_for
 from hpo.errors import BadSetting, SearchError
 from hpo.settings import Settings
-from hpo.study import Ended, Search
+from hpo.study import Search
 from hpo.worker import STORAGE_VARIABLE
 from storage import standing
 from storage.retrying import PATIENCE_SECONDS, retrying

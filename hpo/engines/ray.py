@@ -20,12 +20,13 @@ from typing import Any
 import psutil
 
 from hpo import home
+from hpo.ending import Ended
 from hpo.engines.base import GRAIN, STOP_SECONDS, Deaths, Engine, Watch, cores, fitting_share, places_on, threads_for
 from hpo.engines.local import default_workers, gpus
 from hpo.engines.ray_actors import Bell, StudyTrial
 from hpo.errors import BadSetting, SearchError
 from hpo.settings import Settings
-from hpo.study import Ended, Search
+from hpo.study import Search
 from storage import leases, results, standing
 from storage.errors import StorageError
 from storage.retrying import retrying

@@ -11,9 +11,10 @@ from optuna.trial import TrialState
 from told import asks, beside, expire, quickly, run, rung, trial
 
 from hpo.agenda import YARDSTICK
+from hpo.ending import Ended
 from hpo.settings import Settings
 from hpo.spaces.reference import BASELINES, reference_candidate
-from hpo.study import Ended, Search, Wait
+from hpo.study import Search, Wait
 from storage import results, trials
 
 Searching = Callable[..., Search]

@@ -12,11 +12,12 @@ from optuna.trial import TrialState
 from told import asks, beside, expire, quickly, run, rung, trial
 
 from hpo.agenda import MOST_DUPLICATES
+from hpo.ending import MOST_INFEASIBLE, STABLE_TRIALS, Ended, most_failures
 from hpo.errors import BadSetting
 from hpo.history import NAME
 from hpo.settings import Settings
 from hpo.spaces.reference import BASELINES
-from hpo.study import MOST_BAD_PROPOSALS, MOST_INFEASIBLE, STABLE_TRIALS, Ended, Search, Wait, most_failures
+from hpo.study import MOST_BAD_PROPOSALS, Search, Wait
 from hpo.worker import stored_settings
 from storage import leases, results, standing
 from storage.errors import LeaseLost, SettingsDiffer
@@ -322,7 +323,7 @@ def test_a_constraint_that_no_random_proposal_meets_is_refused_before_the_first_
 
 
 def test_proposals_that_are_all_infeasible_end_with_the_constraints_name(searching: Searching, written: Callable, finish: Callable, monkeypatch) -> None:
-    monkeypatch.setattr("hpo.study.MOST_INFEASIBLE", 20)  # 1,000 take a minute
+    monkeypatch.setattr("hpo.ending.MOST_INFEASIBLE", 20)  # 1,000 take a minute
     assert MOST_INFEASIBLE == 1000
     search = searching(space=written("False", kinds='("bias",) if CALLS.append(1) or len(CALLS) < 3 else ("bias", "norm")'), max_trainable="2600")
     finish(search)
@@ -343,7 +344,7 @@ def test_no_trial_begins_after_the_hours_are_over_by_the_servers_clock(searching
 
 
 def test_a_front_that_no_longer_grows_ends_the_study(searching: Searching, finish: Callable, monkeypatch) -> None:
-    monkeypatch.setattr("hpo.study.STABLE_TRIALS", 3)
+    monkeypatch.setattr("hpo.ending.STABLE_TRIALS", 3)
     assert STABLE_TRIALS == 20
     search = searching(trials=99, until_stable=True, pruner="none")
     for fd in (4.0, 3.0, 2.0, 1.0):  # the reference point is (5, 0.4)
@@ -358,7 +359,7 @@ def test_a_front_that_no_longer_grows_ends_the_study(searching: Searching, finis
 
 
 def test_an_unstable_front_or_another_wish_goes_on(searching: Searching, finish: Callable, monkeypatch) -> None:
-    monkeypatch.setattr("hpo.study.STABLE_TRIALS", 2)
+    monkeypatch.setattr("hpo.ending.STABLE_TRIALS", 2)
     search = searching(trials=99, until_stable=True, pruner="none")
     for fd in (4.0, 3.0, 2.0, 1.0):
         finish(search, fd=fd, copy_excess=fd / 10)

@@ -9,7 +9,8 @@ import pytest
 from optuna.trial import TrialState
 from told import asks, beside, quickly, run, rung, trial
 
-from hpo.study import Asked, Ended, Search
+from hpo.ending import Ended
+from hpo.study import Asked, Search
 from storage import leases
 
 Searching = Callable[..., Search]
@@ -107,6 +108,18 @@ def test_a_clearly_bad_trial_is_stopped_and_its_rungs_stay_and_teach(searching: 
     assert [(point.number, point.steps) for point in taught[-1:]] == [(3, 4)] and not search.recall.proposer.history.running
     run(search, by_number)
     assert search.state() == Ended(0, "all 5 trials are finished"), "a stopped trial is a finished one"
+
+
+def test_who_takes_up_a_trial_decides_as_the_one_that_was_lost(searching: Searching, opened: Callable) -> None:
+    search = searching(trials=5)
+    for _ in range(3):
+        run(search, bad_at(3))
+    asked = asks(search)
+    assert rung(search, asked, 4, 50.0, 50.0), "it is to be stopped, but is given back"
+    search.release(asked)
+    other = beside(search, opened)
+    again = asks(other)
+    assert again.number == asked.number and other.stops(again, 4)
 
 
 def test_without_a_pruner_nothing_is_stopped(searching: Searching) -> None:

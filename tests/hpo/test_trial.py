@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from told import beside, run, rung
 
 from hpo import keeping, stopping
 from hpo.agenda import Entry
@@ -117,6 +118,20 @@ def test_what_was_given_back_goes_on_elsewhere_from_its_last_rung_to_the_same_sc
     assert seen == [3, 4], "nothing is trained twice"
     assert stored(search, asked) == unbroken(inner, asked.candidate)
     assert leases.counts(search.store, search.id).finished == 1 and len(search.study.trials) == 1
+
+
+def test_one_whose_worker_died_before_it_was_stopped_is_stopped_where_it_is_taken_up(searching: Callable, inner: InnerLoop, opened: Callable, tmp_path,
+                                                                                    query: Callable) -> None:
+    search = searching(replace(inner.settings, study="died", out=str(tmp_path / "out")), trials=6, baselines=False, sampler="tpe")
+    other = beside(search, opened)
+    for _ in range(4):
+        run(other, lambda asked, steps: (1.0, 1.0))
+    asked = other.ask()
+    assert rung(other, asked, 2, 50.0, 50.0), "it is to be stopped"
+    other.release(asked)
+    again = search.ask()
+    assert again.number == asked.number and ended(run_trial(search, inner, again)) == ([], "stopped")
+    assert outcome(search, query, again.number) == ("PRUNED", "finished", None)
 
 
 def test_without_its_state_it_begins_anew_to_the_same_scores(search: Search, inner: InnerLoop) -> None:

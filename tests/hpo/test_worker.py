@@ -19,12 +19,13 @@ from hpo import code
 from hpo import worker as module
 from hpo.code import OtherCode
 from hpo.command import one_line_errors
+from hpo.ending import Ended
 from hpo.errors import BadSetting
 from hpo.identity import identity, resolution_of
 from hpo.inner_loop import check_usable
 from hpo.preparation import dealt_sides
 from hpo.settings import Settings
-from hpo.study import Ended, Search
+from hpo.study import Search
 from hpo.worker import STORAGE_VARIABLE, Over, Rung, Worker, stored_settings
 from storage import results
 from storage.errors import SettingsDiffer, UnknownStudy
