@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import distribution_to_json
@@ -34,6 +34,7 @@ from trainers.candidate import Candidate
 from trainers.errors import BadSelection
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 MOST_BAD_PROPOSALS = 10  # in a row: then the launch ends, since a user's function gives nothing else
 PATHS = ("model", "encoder", "data", "out", "checkpoints")
@@ -88,6 +89,7 @@ class Search:
         self.agenda, self.ending = Agenda(self), Ending(self)
         self.turn: leases.Turn | None = None  # to ask, while this worker has it
         self.counted: dict[tuple, int | None] = {}  # trainable parameters by what is trained
+        self.request, self.unanswered = request(), False  # for the next trial to run, and whether it was made
 
     @cached_property
     def recall(self) -> Recall:
@@ -140,6 +142,8 @@ class Search:
             while bad_proposals < MOST_BAD_PROPOSALS:
                 trials.expire(self.store, self.id)
                 counts = leases.counts(self.store, self.id)
+                if self.unanswered and trials.is_held(self.store, self.request):  # the trial that was begun when the answer was lost
+                    return self.taken(self.asked_for(trials.take))
                 verdict = self.ending.verdict(counts)
                 if verdict:
                     return Wait() if counts.running else verdict
@@ -164,11 +168,18 @@ class Search:
         Raises BadProposal, after noting the trial as failed, where the space gives no candidate.
         """
         yardstick = self.agenda.yardstick()
-        taken = trials.take(self.store, self.id, request()) if yardstick is None else None
+        taken = self.asked_for(trials.take) if yardstick is None else None
         if taken is not None:
             return self.taken(taken)
         entry = yardstick or self.agenda.next(counts)
         return self.begin(entry) if entry is not None else self.propose(trials.next_number(self.store, self.id), counts)
+
+    def asked_for(self, call: Callable[..., T]) -> T:
+        """The answer to a call by which this worker gets a trial to run. Where it is lost, the next `ask` finds out whether it did."""
+        self.unanswered = True
+        answer = call(self.store, self.id, request=self.request)
+        self.request, self.unanswered = request(), False
+        return answer
 
     def taken(self, taken: trials.Taken) -> Asked | None:
         """A trial that another worker left, or that a user enqueued through Optuna."""
@@ -221,10 +232,12 @@ class Search:
         if self.turn is not None:
             self.turn.check()
         attributes = {**proposal.user_attrs, **({"baseline": entry.baseline} if entry.baseline else {}), **({"repeat": entry.repeat} if entry.repeat else {})}
-        started = trials.start(self.store, self.id, request=request(), candidate=self.row(candidate, entry), parameters=parameters, distributions=distributions,
-                               internal=internal, user_attrs=attributes, system_attrs=proposal.system_attrs, outcome=outcome, reason=reason)
+        given = dict(candidate=self.row(candidate, entry), parameters=parameters, distributions=distributions, internal=internal, user_attrs=attributes,
+                     system_attrs=proposal.system_attrs)
         if why is not None:
+            trials.start(self.store, self.id, request=request(), outcome=outcome, reason=reason, **given)
             return None
+        started = self.asked_for(partial(trials.start, **given))
         return Asked(started.trial_id, started.number, candidate, self.rungs_of(candidate), entry.repeat, entry.baseline, self.paid(candidate, entry.repeat))
 
     def paid(self, candidate: Candidate, repeat: int = 0) -> dict[int, float]:

@@ -35,13 +35,13 @@ from typing import Any
 from sqlalchemy import text
 
 from storage import leases
-from storage.errors import BadValue, LeaseLost
+from storage.errors import BadValue
 from storage.plain import as_stored, clean, dumped, number, optional
 from storage.rungs import KnownRung, RungRow, known_rungs, record_rung, rungs_since
 from storage.store import Store
 
 __all__ = ["CandidateRow", "KnownRung", "RunningTrial", "RungRow", "Started", "Taken", "describe", "expire", "find_duplicate",
-           "known_rungs", "leave", "next_number", "note_size", "record_hypervolume", "record_rung", "rungs_since",
+           "is_held", "known_rungs", "leave", "next_number", "record_hypervolume", "record_rung", "rungs_since",
            "running_trials", "start", "take", "tell"]  # fmt: skip
 
 #: How a proposal ends that is never run.
@@ -171,6 +171,13 @@ def take(store: Store, study_id: int, request: str) -> Taken | None:
     return Taken(**given)
 
 
+def is_held(store: Store, request: str) -> bool:
+    """Whether this worker holds a trial that it got by this request: then `take` gives it, once more."""
+    query = "SELECT EXISTS (SELECT FROM peft_pareto.leases WHERE request = :request AND worker = peft_pareto.worker() AND outcome IS NULL)"
+    with leases.translated(), store.at_once.connect() as connection:
+        return bool(connection.scalar(text(query), {"request": request}))
+
+
 def describe(
     store: Store,
     trial_id: int,
@@ -186,15 +193,6 @@ def describe(
     )
     with leases.translated(), store.at_once.connect() as connection:
         connection.execute(text(query), {"trial": trial_id, **_described(candidate, parameters, distributions, internal)})
-
-
-def note_size(store: Store, trial_id: int, trainable: int, share: float) -> None:
-    """How many parameters the trial trains, and which share (0..1) of the U-Net that is. Raises LeaseLost, BadValue."""
-    query = "UPDATE peft_pareto.candidates SET trainable = :trainable, trainable_share = :share WHERE trial_id = :trial"
-    values = {"trial": trial_id, "trainable": int(trainable), "share": number("share", share)}
-    with leases.translated(), store.at_once.connect() as connection:
-        if not connection.execute(text(query), values).rowcount:
-            raise LeaseLost(trial_id, store.worker, "it has no candidate")
 
 
 def tell(

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+import json
 
-from hpo.distributions import distributions_of, distributions_text
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
+
+from hpo.distributions import distributions_of
 
 DISTRIBUTIONS = {"rate": FloatDistribution(1e-4, 1e-1, log=True), "kind": CategoricalDistribution(["a", 2, None]), "at": FloatDistribution(0, 1, step=0.25),
                  "rank": IntDistribution(2, 8, step=2)}
+
+
+def distributions_text(distributions: dict[str, BaseDistribution]) -> str:
+    return json.dumps({name: distribution_to_json(each) for name, each in distributions.items()})
 
 
 def test_text_and_back() -> None:

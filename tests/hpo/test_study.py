@@ -19,8 +19,8 @@ from hpo.settings import Settings
 from hpo.spaces.reference import BASELINES
 from hpo.study import MOST_BAD_PROPOSALS, Search, Wait
 from hpo.worker import stored_settings
-from storage import leases, results, standing
-from storage.errors import LeaseLost, SettingsDiffer
+from storage import leases, results, standing, trials
+from storage.errors import LeaseLost, SettingsDiffer, StorageUnreachable
 
 Searching = Callable[..., Search]
 IDENTITY = {"model": "m", "encoder": "e", "data": "d"}
@@ -448,3 +448,21 @@ def test_a_relative_path_is_stored_absolute(searching: Searching, tmp_path, monk
     monkeypatch.undo()
     stored = stored_settings(search.store, search.settings.study)
     assert stored.space == str(tmp_path / "own.toml") and Search(search.store, stored).space.content == search.space.content
+
+
+@pytest.mark.parametrize("trials_asked", [5, 1])
+def test_a_trial_whose_answer_was_lost_is_the_next_that_is_asked_for(trials_asked: int, searching: Searching, monkeypatch) -> None:
+    search = searching(trials=trials_asked)
+    real = trials.start
+
+    def lost(*given, **more):
+        real(*given, **more)
+        raise StorageUnreachable("the answer was lost")
+
+    with monkeypatch.context() as patched, pytest.raises(StorageUnreachable):
+        patched.setattr(trials, "start", lost)
+        search.ask()
+    asked = search.ask()
+    assert (asked.number, asked.yardstick, len(search.study.trials)) == (0, True, 1)
+    if trials_asked > 1:
+        assert search.ask().number == 1, "and the one after it is another"

@@ -172,7 +172,6 @@ def _writes(made, trial: trials.Started) -> list[Callable[[], object]]:
         lambda: leases.heartbeat(made.store, number),
         lambda: made.rung(trial, steps=30),
         lambda: made.rung(trial, steps=10),
-        lambda: trials.note_size(made.store, number, 10, 0.5),
         lambda: trials.describe(made.store, number, made.described("i"), {"x": 1}, {"x": X}, {"x": 1}),
         lambda: results.record_artifact(made.store, number, "weights", "a.safetensors"),
         lambda: results.record_curve(made.store, number, {1: (1.0, 1.0)}),

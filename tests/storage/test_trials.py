@@ -30,7 +30,7 @@ PARAMETERS = {"rank": 8, "rate": 0.00012345678901234567, "share": 0.1 + 0.2, "un
 def _start_with(made, request: str, **more: object) -> trials.Started:
     kinds = {name: distribution_to_json(one) for name, one in DISTRIBUTIONS.items()}
     internal = {name: one.to_internal_repr(PARAMETERS[name]) for name, one in DISTRIBUTIONS.items()}
-    return trials.start(made.store, made.id, request=request, candidate=made.described("h"), parameters=PARAMETERS, distributions=kinds,
+    return trials.start(made.store, made.id, request=request, candidate=made.described("h", trainable=7, trainable_share=0.5), parameters=PARAMETERS, distributions=kinds,
                         internal=internal, **more)  # fmt: skip
 
 
@@ -401,7 +401,6 @@ def test_duplicates(study: Callable) -> None:
 def test_sizes_and_what_runs(study: Callable) -> None:
     made = study()
     trial = _start_with(made, f"a {made.id}")
-    trials.note_size(made.store, trial.trial_id, np.int64(7), np.float32(0.5))
     made.finish(made.start())
     (running,) = trials.running_trials(made.store, made.id)
     (known,) = trials.running_trials(made.store, made.id, known=[running.number])
