@@ -1,27 +1,32 @@
 """The stopping rule: asynchronous successive halving of the stopping type on all objectives at once. Pure arithmetic, no database, no Optuna.
 
-A trial that has reached a rung is compared with all trials that have that rung, in what they become by the trial's own last rung: measured
-where a peer got there, else predicted from this rung by a regression on the trials that have both. Many rungs look private because
+A trial that has reached a rung is compared with those of its neighbours that have that rung, in what they become by the trial's own last rung:
+measured where a peer got there, else predicted from this rung by a regression on the peers that have both. Many rungs look private because
 nothing has been memorised yet; the regression knows what became of such trials. Noise counts: the comparison is made in each bootstrap
 replicate, with residuals of the regression drawn into what is predicted, and a trial is stopped when it falls out of the best in nearly all.
 
 Source: Li et al. 2020 (ASHA), Salinas et al. 2021 (several objectives by non-domination), Deb et al. 2002 (crowding). Predicting the last
-rung and asking for a share of the replicates are this project's own.
+rung, asking for a share of the replicates, and comparing neighbours only are this project's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from hpo.dominance import CROWDING, HYPERVOLUME, RANKINGS, among_best
+from hpo.dominance import among_best
 
 REPLICATES = 256
 FEWEST_PAIRS = 8  # trials that have both rungs, for a regression from one on the other
 RIDGE = 0.1  # in observations of a standardised objective: keeps 8 pairs with nearly collinear objectives tame, is nothing to 30
 QUARTILES_OF_A_NORMAL = 1.349  # distance of the quartiles of a normal distribution in standard deviations
+# How far apart the numbers of trials are that are compared: no decision then costs more than one among 1,000 trials, however long the study, and a
+# trial is measured by what the search has become, not by what it was. In studies of up to 500 trials all are compared with all.
+PEERS = 500
+MOST_DRAWS = 8 * PEERS  # of trials and rungs that are kept, of 2 kB: those that a worker's decisions need, some of them twice
 DRAWS = 0x5EED  # which stream of random numbers the residuals are drawn with; trial and rung choose within it
 
 
@@ -50,20 +55,17 @@ class Decision:
 class Pruner:
     """Decides whether a trial goes on from a rung. The same rungs give the same decision, in whichever order they were learnt.
 
-    reduction: about one in so many goes on; the best ⌈n / reduction⌉ of the n trials that have the rung, the trial included.
-    confidence: the share of the replicates that must be exceeded for a stop. ranking: "crowding" | "hypervolume", inside the front that
-    the cut goes through; None is hypervolume for two objectives (a little better on benchmarks/problems.py), crowding for more, whose
-    contributions would take minutes. minimum: below so many trials at the rung nothing is stopped. Raises ValueError for what is out of range.
+    reduction: about one in so many goes on; the best ⌈n / reduction⌉ of the n trials within PEERS that have the rung, the trial included.
+    confidence: the share of the replicates that must be exceeded for a stop. minimum: below so many trials at the rung nothing is stopped.
+    Raises ValueError for what is out of range.
     """
 
-    def __init__(self, reduction: int, confidence: float = 0.9, ranking: str | None = None, minimum: int = 2):
+    def __init__(self, reduction: int, confidence: float = 0.9, minimum: int = 2):
         if reduction < 2:
             raise ValueError(f"reduction={reduction}: 2 or more, one in so many trials goes on")
         if not 0 <= confidence < 1:
             raise ValueError(f"confidence={confidence}: from 0 to below 1, a share that can be exceeded")
-        if ranking not in (None, *RANKINGS):
-            raise ValueError(f"ranking={ranking!r}: take one of {', '.join(RANKINGS)}")
-        self.reduction, self.confidence, self.ranking, self.minimum = reduction, confidence, ranking, minimum
+        self.reduction, self.confidence, self.minimum = reduction, confidence, minimum
         self.trials: dict[int, TrialRungs] = {}
 
     def learn(self, number: int, last: int, steps: int, values: np.ndarray, replicates: np.ndarray | None = None) -> None:
@@ -93,31 +95,31 @@ class Pruner:
         """
         trial = self.trials[number]
         trial.values[steps]  # a rung that was not learnt is the caller's mistake
-        peers = [each for each in self.trials.values() if steps in each.values]
+        peers = self.peers(number, steps)
         n = len(peers)
         best = -(-n // self.reduction)
         if steps == trial.last or n < self.minimum or best >= n:
             return Decision(False, 0.0, n - 1, False)
-        becoming = self.regression(steps, trial.last)
+        both = [each for each in peers if trial.last in each.values]
+        becoming = Regression(steps, trial.last, both) if len(both) >= FEWEST_PAIRS else None
         compared = stacked(peers, steps) if becoming is None else becoming.scores(peers)
         own = next(i for i, each in enumerate(peers) if each.number == number)
-        ranking = self.ranking or (HYPERVOLUME if compared.shape[2] == 2 else CROWDING)
-        share = 1 - float(among_best(compared, own, best, ranking).mean())
+        share = 1 - float(among_best(compared, own, best).mean())
         return Decision(share > self.confidence, share, n - 1, becoming is not None)
 
-    def regression(self, steps: int, last: int) -> Regression | None:
-        """From this rung on that one, on all trials that have both; None where those are too few."""
-        both = sorted((each for each in self.trials.values() if steps in each.values and last in each.values), key=lambda each: each.number)
-        return Regression(steps, last, both) if len(both) >= FEWEST_PAIRS else None
+    def peers(self, number: int, steps: int) -> list[TrialRungs]:
+        """Trials that have this rung, the trial itself among them, by number."""
+        near = (self.trials.get(each) for each in range(number - PEERS, number + PEERS + 1))
+        return [each for each in near if each is not None and steps in each.values]
 
 
 def stacked(trials: list[TrialRungs], steps: int) -> np.ndarray:
     """Replicates of that rung of each of the trials, (R, n, m)."""
-    found = np.empty((REPLICATES, len(trials), len(trials[0].values[steps])))
+    found = np.empty((len(trials), REPLICATES, len(trials[0].values[steps])))
     for i, trial in enumerate(trials):
         replicates = trial.replicates[steps]
-        found[:, i] = trial.values[steps] if replicates is None else replicates
-    return found
+        found[i] = trial.values[steps] if replicates is None else replicates
+    return found.swapaxes(0, 1)
 
 
 class Regression:
@@ -156,8 +158,14 @@ class Regression:
     def predicted(self, trials: list[TrialRungs]) -> np.ndarray:
         centre = design(self.before(stacked(trials, self.steps))) @ self.coefficients
         # All objectives of one residual together, since they are correlated; of each trial and replicate its own, whoever is compared.
-        drawn = np.stack([np.random.default_rng([DRAWS, trial.number, self.steps]).random(REPLICATES) for trial in trials], axis=1)
+        drawn = np.stack([draws(trial.number, self.steps) for trial in trials], axis=1)
         return centre + self.residuals[(drawn * len(self.residuals)).astype(int)]
+
+
+@lru_cache(MOST_DRAWS)
+def draws(number: int, steps: int) -> np.ndarray:
+    """Of the residuals of this trial at this rung, (R,) float64 from 0 to 1. Kept, since making them takes as long as all the comparing."""
+    return np.random.default_rng([DRAWS, number, steps]).random(REPLICATES)
 
 
 def design(values: np.ndarray) -> np.ndarray:

@@ -11,7 +11,6 @@ import numpy as np
 from hpo import objectives as objective_table
 from hpo import warm_start
 from hpo.distributions import distributions_of
-from hpo.dominance import CROWDING
 from hpo.proposer import Point, Proposer
 from hpo.pruning import Pruner
 from hpo.volume import Points, of_points
@@ -31,7 +30,7 @@ class Recall:
         search, settings = self.search, self.search.settings
         self.proposer = Proposer(settings.sampler, settings.seed, search.objectives.directions, lambda trial: search.space.propose(trial, search.bounds),
                                  settings.ladder, constrained=bool(search.constraints))
-        self.pruner = Pruner(settings.reduction, settings.stop_confidence, CROWDING) if settings.pruner != "none" else None
+        self.pruner = Pruner(settings.reduction, settings.stop_confidence) if settings.pruner != "none" else None
         self.points = Points()
         self.texts: dict[int, str] = {}  # of distributions
         self.references: results.References | None = None  # these and the yardstick never change once they are there
