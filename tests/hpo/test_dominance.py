@@ -1,4 +1,4 @@
-"""Ranks, crowding and contributions against hand-worked values, brute force, and Optuna's own sort."""
+"""Ranks, crowding and who is among the best against hand-worked values, brute force, and Optuna's own sort."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from optuna.study._multi_objective import _fast_non_domination_rank as optuna_ranks
 
-from hpo.dominance import CROWDING, HYPERVOLUME, among_best, contributions, crowding, dominated, ranks
-from hpo.objectives import hypervolume
+from hpo.dominance import among_best, crowding, dominated, ranks
 
 STAIRS = np.array([[0.0, 4], [1, 2], [3, 1], [4, 0]])
 
@@ -88,27 +87,6 @@ def test_crowding_of_three_objectives_does_not_depend_on_order_or_scale():
     assert np.allclose(crowding(front[order] * (2, 50, 0.1) + 7), crowding(front)[order])
 
 
-def test_contributions_by_hand():
-    """Up to (5, 5): widths 1, 2, 1, 1 and heights 1, 2, 1, 1."""
-    reference = np.array([5.0, 5.0])
-    assert contributions(STAIRS, reference).tolist() == [1, 4, 1, 1]
-    assert contributions(np.vstack([STAIRS, [[-1.0, 6]]]), reference).tolist() == [1, 4, 1, 1, 0]
-    assert contributions(STAIRS[[1, 1, 2]], reference).tolist() == [6, 6, 2]
-
-
-@pytest.mark.parametrize("m", [2, 3])
-def test_a_contribution_is_what_is_lost_without_the_point(m):
-    points = drawn(40, m, None, seed=7)[0]
-    front, reference = points[~dominated(points)], np.full(m, 1.0)
-    lost = [hypervolume(front, reference) - hypervolume(np.delete(front, i, axis=0), reference) for i in range(len(front))]
-    assert np.allclose(contributions(front, reference), lost)
-
-
-def test_contributions_of_no_front_are_refused():
-    with pytest.raises(ValueError, match="no front"):
-        contributions(np.array([[0.0, 0], [1, 1]]), np.array([5.0, 5.0]))
-
-
 def test_among_best_by_hand():
     """Of the stairs and a dominated point the best two are the ends; the best three have (1, 2) too, the best four all stairs."""
     points = np.vstack([STAIRS, [[5.0, 5]]])[None]
@@ -117,18 +95,31 @@ def test_among_best_by_hand():
         assert [bool(among_best(points, i, best)[0]) for i in range(5)] == [word == "yes" for word in expected.split()], best
 
 
-def test_among_best_by_contribution_takes_the_largest():
-    """The reference point is at (5.5, 5.5): contributions 1.5, 4, 1, 1.5."""
-    points = np.vstack([STAIRS, [[5.0, 5]]])[None]
-    assert [bool(among_best(points, i, 1, HYPERVOLUME)[0]) for i in range(5)] == [False, True, False, False, False]
-    assert [bool(among_best(points, i, 2, HYPERVOLUME)[0]) for i in range(5)] == [True, True, False, True, False]
-
-
-@pytest.mark.parametrize("ranking", [CROWDING, HYPERVOLUME])
 @pytest.mark.parametrize("m", [1, 2, 3])
-def test_as_many_are_among_the_best_as_asked_where_nothing_ties(m, ranking):
+def test_as_many_are_among_the_best_as_asked_where_nothing_ties(m):
     points = drawn(15, m, None, seed=8)
     for best in (1, 5, 14):
-        inside = sum(among_best(points, i, best, ranking).astype(int) for i in range(15))
-        ends = 2 * m if ranking == CROWDING else 0  # all ends of the front that is cut are infinitely lonely: ties
-        assert (inside >= best).all() and (inside <= best + ends).all()
+        inside = sum(among_best(points, i, best).astype(int) for i in range(15))
+        assert (inside >= best).all() and (inside <= best + 2 * m).all()  # all ends of the front that is cut are infinitely lonely: ties
+
+
+def plainly(points: np.ndarray, which: int, best: int) -> bool:
+    """Of one replicate, as it is defined."""
+    found = brute_force(points)
+    ahead = (found < found[which]).sum()
+    level = np.flatnonzero(found == found[which])
+    if ahead + len(level) <= best:
+        return True
+    merit = crowding(points[level])
+    return ahead + (merit > merit[level == which]).sum() < best
+
+
+@pytest.mark.parametrize("m", [1, 2, 3])
+@pytest.mark.parametrize("grid", [None, 3, 8])
+def test_among_best_is_what_ranks_and_crowding_say(m, grid):
+    """On grids there are copies, and points that share one value."""
+    for n in (1, 2, 9, 40):
+        points = drawn(n, m, grid, seed=9)
+        for which in range(0, n, 4):
+            for best in {1, -(-n // 3), n - 1, n} - {0}:
+                assert among_best(points, which, best).tolist() == [plainly(each, which, best) for each in points], (n, which, best)
