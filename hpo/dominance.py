@@ -87,10 +87,14 @@ def ranks_of_many(points: np.ndarray) -> np.ndarray:
 
 
 def dominated(points: np.ndarray) -> np.ndarray:
-    """Whether any other point dominates it, (n, m) float64 -> (n,) bool."""
+    """Whether any other point dominates it, (n, m) float64 -> (n,) bool. Two objectives take O(n log n), more O(n · front · m)."""
     found = np.zeros(len(points), bool)
     order = np.lexsort(points.T[::-1])
     ordered = points[order]
+    if len(points) and points.shape[1] == 2:
+        x, y = ordered.T[:, None]
+        found[order] = ~undominated_of_two(y, copies(x, y))[0]
+        return found
     kept = np.empty((0, points.shape[1]))
     for start in range(0, len(points), BLOCK):
         block = ordered[start:start + BLOCK]

@@ -66,8 +66,9 @@ def test_ranks_do_not_depend_on_order_or_monotone_scales(m):
     assert (ranks(np.exp(points / 3) - 5) == ranks(points)).all()
 
 
-def test_dominated_over_more_than_a_block_of_points():
-    points = np.random.default_rng(4).normal(size=(1500, 3))
+@pytest.mark.parametrize("m", [2, 3])
+def test_dominated_over_more_than_a_block_of_points(m):
+    points = np.random.default_rng(4).normal(size=(1500, m)).round(2)  # with some copies
     assert (dominated(points) == (optuna_ranks(points) > 0)).all()
 
 

@@ -85,6 +85,8 @@ def test_without_replicates_the_values_decide(searching: Callable[..., Search], 
         asked = asks(search)
         noisy(search, asked, asked.rungs[0], generator)
         longer += [asked] if len(asked.rungs) > 1 else []
+    query("ALTER TABLE peft_pareto.scores DISABLE TRIGGER guard")  # it lets in nobody but the trial's worker
     query("UPDATE peft_pareto.scores SET replicates = NULL WHERE trial_id IN (SELECT trial_id FROM peft_pareto.candidates WHERE study_id = :id)", id=search.id)
+    query("ALTER TABLE peft_pareto.scores ENABLE TRIGGER guard")
     late = beside(search, opened)
     assert {late.recall.decide(asked.number, asked.rungs[0]).share for asked in longer} == {0.0, 1.0}
