@@ -94,7 +94,7 @@ def check_reachable(search: Search) -> None:
     view = AsAsked(search.settings.ladder)
     for _ in range(PROPOSALS):
         try:
-            count = search.trainable(search.space.propose(Wished({}, generator, (), view), search.bounds))
+            count = search.trainable(search.space.propose(Wished({}, generator, (), view, search.study), search.bounds))
         except SearchError:  # a trial that is proposed says why
             continue
         if count is not None and not told(search.constraints.before(count, total)):

@@ -68,7 +68,7 @@ class Proposer(Generic[T]):
         """Find the union of all parameters, so that what is learnt need not be shown anew time and again."""
         generator = np.random.RandomState(seed_of(self.seed, 0, PROBE_STREAM))
         for _ in range(PROBES):
-            trial = Wished({}, generator, (), self.history.view)
+            trial = Wished({}, generator, (), self.history.view, self.history.study)
             self.gives(trial)
             self.history.view.meet(trial.distributions)
 
@@ -82,7 +82,7 @@ class Proposer(Generic[T]):
 
     def reach(self, wishes: dict[str, Any], generator: np.random.RandomState) -> dict[str, Any] | None:
         """See `hpo.gaussian.Candidates`."""
-        trial = Wished(wishes, generator, self.rungs, self.history.view)
+        trial = Wished(wishes, generator, self.rungs, self.history.view, self.history.study)
         if not self.gives(trial):
             return None
         point, _ = self.history.view.shown(trial.params, trial.distributions, trial.params.get(STEPS, self.rungs[-1]))
@@ -138,11 +138,12 @@ class Proposer(Generic[T]):
 
 
 class Wished(FixedTrial):
-    """A trial that answers a space as wished where the space allows it, and at random elsewhere. In no study, and light: asked 1,000 times a proposal."""
+    """A trial that answers a space as wished where the space allows it, and at random elsewhere. Light: asked 1,000 times a proposal. It is in no study;
+    `study` is for spaces that look at one."""
 
-    def __init__(self, wishes: dict[str, Any], generator: np.random.RandomState, rungs: tuple[int, ...], view: AsAsked):
+    def __init__(self, wishes: dict[str, Any], generator: np.random.RandomState, rungs: tuple[int, ...], view: AsAsked, study: optuna.Study):
         super().__init__({})
-        self.wishes, self.generator, self.rungs, self.view = wishes, generator, rungs, view
+        self.wishes, self.generator, self.rungs, self.view, self.study = wishes, generator, rungs, view, study
 
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
         return self._suggest(name, numbers(FloatDistribution, low, high, log, step))

@@ -340,3 +340,12 @@ def test_a_model_that_is_stuck_proposes_at_random() -> None:
     modelled = [proposer.propose(number).candidate["kind"] for number in range(100, 130)]
     drawn = [proposer.propose(number, at_random=True).candidate["kind"] for number in range(100, 130)]
     assert modelled.count("b") > 20 > drawn.count("b")
+
+
+def test_a_space_that_looks_at_the_study_is_modelled_as_any_other() -> None:
+    def space(trial: Any) -> float:
+        return trial.suggest_float("place", 0, 1) + 0 * len(trial.study.trials)
+
+    proposer = Life("auto", space, lambda place, steps: [abs(place - 0.8), abs(place - 0.8)]).run(20).proposer
+    assert proposer.history.view.known.keys() == {"place", "steps"}
+    assert proposer.reach({"place": 0.25}, np.random.RandomState(0))["place"] == 0.25
