@@ -12,7 +12,7 @@ rung, asking for a share of the replicates, and comparing neighbours only are th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -33,7 +33,8 @@ DRAWS = 0x5EED  # which stream of random numbers the residuals are drawn with; t
 @dataclass(frozen=True)
 class TrialRungs:
     """What is known of a trial. last: steps of its own last rung. values: steps -> (m,) float64, oriented: smaller is better.
-    replicates: steps -> (R, m) float64, oriented, the same draws of patients in every trial; None where there are none."""
+    replicates: steps -> (R, m) float64, oriented, the same draws of patients in every trial; None where there are none, and no entry where they
+    are not learnt yet."""
 
     number: int
     last: int
@@ -73,44 +74,74 @@ class Pruner:
 
         Learnt once more it replaces what was there. Raises ValueError for NaN or infinity, a wrong shape, or steps beyond the last rung.
         """
+        self.learn_values(number, last, steps, values)
+        self.learn_replicates(number, steps, replicates)
+
+    def learn_values(self, number: int, last: int, steps: int, values: np.ndarray) -> None:
+        """The same, without replicates: `missing` says which are needed, most of them never."""
         values = np.asarray(values, float)
         known = next((each for trial in self.trials.values() for each in trial.values.values()), values)
         if values.ndim != 1 or len(values) != len(known) or not np.isfinite(values).all():
             raise ValueError(f"trial {number} at {steps} steps: values {values} are not {len(known)} finite numbers")
-        if replicates is not None:
-            replicates = np.asarray(replicates, float)
-            if replicates.shape != (REPLICATES, len(values)) or not np.isfinite(replicates).all():
-                raise ValueError(f"trial {number} at {steps} steps: replicates of shape {replicates.shape} are not {REPLICATES} × {len(values)} "
-                                 "finite numbers")
         if steps > last:
             raise ValueError(f"trial {number}: a rung at {steps} steps is beyond its last at {last}")
         before = self.trials.get(number)
-        self.trials[number] = TrialRungs(number, last, (before.values if before else {}) | {steps: values},
-                                         (before.replicates if before else {}) | {steps: replicates})
+        replicates = {} if before is None else {each: given for each, given in before.replicates.items() if each != steps}
+        self.trials[number] = TrialRungs(number, last, (before.values if before else {}) | {steps: values}, replicates)
+
+    def learn_replicates(self, number: int, steps: int, replicates: np.ndarray | None) -> None:
+        """Of a rung of which the values were learnt, (R, m); None: there are none. Raises KeyError for any other rung."""
+        trial = self.trials[number]
+        if replicates is not None:
+            replicates = np.asarray(replicates, float)
+            if replicates.shape != (REPLICATES, len(trial.values[steps])) or not np.isfinite(replicates).all():
+                raise ValueError(f"trial {number} at {steps} steps: replicates of shape {replicates.shape} are not {REPLICATES} × "
+                                 f"{len(trial.values[steps])} finite numbers")
+        self.trials[number] = replace(trial, replicates={**trial.replicates, steps: replicates})
+
+    def missing(self, number: int, steps: int) -> list[tuple[int, int]]:
+        """Rungs, as (number of a trial, steps), of which `decide` needs replicates that were not learnt."""
+        trial, peers = self.trials[number], self.peers(number, steps)
+        if self.is_spared(trial, steps, peers):
+            return []
+        goal = compared_at(peers, steps, trial.last)
+        needed = [(each, goal if goal in each.values else steps) for each in peers]
+        return [(each.number, at) for each, at in needed if at not in each.replicates]
 
     def decide(self, number: int, steps: int) -> Decision:
-        """Whether this trial is stopped at this rung, which it has learnt. Never at its own last one. Raises KeyError for an unknown rung.
+        """Whether this trial is stopped at this rung, which it has learnt. Never at its own last one. Raises KeyError for an unknown rung, and where
+        replicates are missing.
 
         Whom the rule does not apply to (yardstick and baselines) is for the caller to know; they are peers all the same.
         """
-        trial = self.trials[number]
+        trial, peers = self.trials[number], self.peers(number, steps)
         trial.values[steps]  # a rung that was not learnt is the caller's mistake
-        peers = self.peers(number, steps)
-        n = len(peers)
-        best = -(-n // self.reduction)
-        if steps == trial.last or n < self.minimum or best >= n:
-            return Decision(False, 0.0, n - 1, False)
-        both = [each for each in peers if trial.last in each.values]
-        becoming = Regression(steps, trial.last, both) if len(both) >= FEWEST_PAIRS else None
+        if self.is_spared(trial, steps, peers):
+            return Decision(False, 0.0, len(peers) - 1, False)
+        goal = compared_at(peers, steps, trial.last)
+        becoming = None if goal == steps else Regression(steps, goal, [each for each in peers if goal in each.values])
         compared = stacked(peers, steps) if becoming is None else becoming.scores(peers)
         own = next(i for i, each in enumerate(peers) if each.number == number)
-        share = 1 - float(among_best(compared, own, best).mean())
-        return Decision(share > self.confidence, share, n - 1, becoming is not None)
+        share = 1 - float(among_best(compared, own, self.best(peers)).mean())
+        return Decision(share > self.confidence, share, len(peers) - 1, becoming is not None)
+
+    def best(self, peers: list[TrialRungs]) -> int:
+        """How many of them go on."""
+        return -(-len(peers) // self.reduction)
+
+    def is_spared(self, trial: TrialRungs, steps: int, peers: list[TrialRungs]) -> bool:
+        """Whether it goes on whatever the scores are."""
+        return steps == trial.last or len(peers) < self.minimum or self.best(peers) >= len(peers)
 
     def peers(self, number: int, steps: int) -> list[TrialRungs]:
         """Trials that have this rung, the trial itself among them, by number."""
         near = (self.trials.get(each) for each in range(number - PEERS, number + PEERS + 1))
         return [each for each in near if each is not None and steps in each.values]
+
+
+def compared_at(peers: list[TrialRungs], steps: int, last: int) -> int:
+    """The rung at which these trials, all of which have `steps`, are compared: the last one if enough have it for a regression."""
+    return last if sum(last in each.values for each in peers) >= FEWEST_PAIRS else steps
 
 
 def stacked(trials: list[TrialRungs], steps: int) -> np.ndarray:

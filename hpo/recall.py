@@ -12,7 +12,7 @@ from hpo import objectives as objective_table
 from hpo import warm_start
 from hpo.distributions import distributions_of
 from hpo.proposer import Point, Proposer
-from hpo.pruning import Pruner
+from hpo.pruning import Decision, Pruner
 from hpo.volume import Points, of_points
 from storage import results, standing, trials
 
@@ -34,23 +34,23 @@ class Recall:
         self.points = Points()
         self.texts: dict[int, str] = {}  # of distributions
         self.references: results.References | None = None  # these and the yardstick never change once they are there
-        self.yardstick: list[float] | None = None
+        self.yardstick: tuple[float, ...] | None = None  # its scores at its own last rung; of a joint reward (q, m)
         self.recorded = 0
+        self.places: dict[tuple[int, int], int] = {}  # `recorded` of the rungs that the stopping rule knows, by trial and steps
         self.warmed = False
         self.live: set[int] = set()
         self.rewardless: list[trials.RungRow] = []  # read before the yardstick was finished, where the joint reward is the objective
-        self.m_yard: float | None = None
 
     def refresh(self) -> None:
         """Read what is new. Running trials first: one that ends in between is then known with all its rungs before it counts as ended."""
         running = trials.running_trials(self.search.store, self.search.id, self.live)
-        rows = trials.rungs_since(self.search.store, self.search.id, self.recorded, replicates=self.pruner is not None, texts=self.texts)
+        rows = trials.rungs_since(self.search.store, self.search.id, self.recorded, texts=self.texts)
         live = {trial.number for trial in running}
         for row in rows:
             self.recorded = row.recorded
             self.points.learn(row)
             if row.yardstick and row.steps == row.own_steps:
-                self.m_yard = row.values[-1] if self.search.objectives.is_joint_reward else 0.0
+                self.yardstick = row.values
         ready = self.ready(rows)
         # A trial ends where its last rung stands in the order, whether that is read now or was read before it ended.
         final = {row.number: row.recorded for row in ready if row.number not in live}
@@ -67,6 +67,17 @@ class Recall:
                 self.proposer.started(trial.number, trial.parameters, distributions_of(trial.distributions), self.attributes(trial.trial_id))
         self.live = live
 
+    def decide(self, number: int, steps: int) -> Decision:
+        """Whether a trial is stopped at a rung that it has just written, by what is new too. Replicates are read here, of those peers that are compared."""
+        self.refresh()
+        missing = self.pruner.missing(number, steps)
+        found = trials.replicates_of(self.search.store, self.search.id, [self.places[rung] for rung in missing])
+        for rung in missing:
+            draws = found.get(self.places[rung])
+            replicates = None if draws is None else self.values(draws)
+            self.pruner.learn_replicates(*rung, None if replicates is None else self.oriented(replicates).T)
+        return self.pruner.decide(number, steps)
+
     def known(self) -> results.References | None:
         """What base and real pictures scored."""
         self.references = self.references or results.references(self.search.store, self.search.id)
@@ -74,7 +85,6 @@ class Recall:
 
     def volume(self) -> float | None:
         """The hypervolume of the study's front as it was when this was refreshed."""
-        self.yardstick = self.yardstick or standing.yardstick_values(self.search.store, self.search.id)
         return of_points(self.search.objectives, self.search.settings.reward_weight, self.points.means(), self.known(), self.yardstick)
 
     def warm(self, yardstick: Sequence[float]) -> None:
@@ -89,8 +99,8 @@ class Recall:
         if not self.search.objectives.is_joint_reward:
             return list(rows)
         waiting = self.rewardless + list(rows)
-        self.rewardless = waiting if self.m_yard is None else []
-        return [] if self.m_yard is None else waiting
+        self.rewardless = waiting if self.yardstick is None else []
+        return [] if self.yardstick is None else waiting
 
     def learn(self, row: trials.RungRow) -> None:
         values = self.values(row.values)
@@ -101,8 +111,8 @@ class Recall:
             self.proposer.learn(Point(row.number, row.steps, row.steps == row.own_steps, row.parameters, distributions_of(row.distributions),
                                       [float(value) for value in values], violations, self.attributes(row.trial_id), row.seconds))
         if self.pruner is not None:
-            replicates = None if row.replicates is None else self.values(row.replicates)
-            self.pruner.learn(row.number, row.own_steps, row.steps, self.oriented(values), None if replicates is None else self.oriented(replicates).T)
+            self.pruner.learn_values(row.number, row.own_steps, row.steps, self.oriented(values))
+            self.places[row.number, row.steps] = row.recorded
 
     def attributes(self, trial_id: int) -> dict[str, Any]:
         """What a sampler left with a trial: NSGA-II its generation, the others nothing that counts."""
@@ -115,7 +125,7 @@ class Recall:
             return stored
         known = self.known()
         reward = objective_table.joint_reward(self.search.objectives, self.search.settings.reward_weight, stored[0], stored[1], known.q_base, known.q_real,
-                                              known.m_base, self.m_yard)
+                                              known.m_base, self.yardstick[1])
         return None if reward is None else np.asarray(reward)[None]
 
     def oriented(self, values: np.ndarray) -> np.ndarray:

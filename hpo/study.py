@@ -361,8 +361,7 @@ class Search:
                            {name: (*ends, scores[name].replicates) for name, ends in plain(scores).items()}, seconds, memory, violations)
         if self.settings.pruner == "none" or asked.exempt or steps == asked.candidate.steps:
             return False
-        self.recall.refresh()
-        decision = self.recall.pruner.decide(asked.number, steps)
+        decision = self.recall.decide(asked.number, steps)
         if decision.stop:
             log.info("trial %d is stopped at %d steps: in %.0f %% of the replicates it is not among the best of %d", asked.number, steps,
                      100 * decision.share, decision.peers)

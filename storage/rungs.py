@@ -1,10 +1,10 @@
-"""Evaluated rungs: recording one, what is known of a candidate, and reading all that are new. Part of `storage.trials`."""
+"""Evaluated rungs: recording one, what is known of a candidate, reading all that are new, and replicates. Part of `storage.trials`."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,12 +19,12 @@ from storage.store import Store
 #: Bootstrap draws of patients with every score.
 REPLICATES = 256
 
-# COPY … (FORMAT BINARY): a fixed header, then rows of (recorded bigint, objective integer, replicates real[256]), all of
+# COPY … (FORMAT BINARY): a fixed header, then rows of (recorded bigint, objectives integer, replicates real[256]), all of
 # the same size since the table lets in no other number of replicates and no NULL (PostgreSQL manual, COPY; array_send).
 COPY_HEADER = 19
 COPY_TRAILER = 2
 CELL = np.dtype([("size", ">i4"), ("value", ">f4")])
-ROW = np.dtype([("fields", ">i2"), ("size_0", ">i4"), ("recorded", ">i8"), ("size_1", ">i4"), ("objective", ">i4"), ("size_2", ">i4"),
+ROW = np.dtype([("fields", ">i2"), ("size_0", ">i4"), ("recorded", ">i8"), ("size_1", ">i4"), ("objectives", ">i4"), ("size_2", ">i4"),
                 ("array_header", ">i4", 5), ("cells", CELL, REPLICATES)])  # fmt: skip
 
 
@@ -63,8 +63,8 @@ class RungRow(NamedTuple):
 
     values: raw scores of the study's objectives, in order; of a joint_reward study (q, m). `steps` is the rung's,
     `own_steps` the candidate's last. parameters: external values by name, distributions: JSON object, name -> Optuna's
-    distribution_to_json, both None in studies of before; equal texts are one object. replicates: (objectives, 256) float32
-    in the order of values, None if not asked for or not all there. again: another trial had evaluated this very rung.
+    distribution_to_json, both None in studies of before; equal texts are one object. again: another trial had evaluated
+    this very rung.
     """
 
     recorded: int
@@ -85,7 +85,6 @@ class RungRow(NamedTuple):
     yardstick: bool
     own_steps: int
     again: bool
-    replicates: np.ndarray | None
 
 
 def record_rung(
@@ -140,7 +139,7 @@ def known_rungs(store: Store, study_id: int, root: str, repeat: int = 0) -> dict
     return found
 
 
-def rungs_since(store: Store, study_id: int, recorded: int = 0, replicates: bool = False, texts: dict[int, str] | None = None) -> list[RungRow]:
+def rungs_since(store: Store, study_id: int, recorded: int = 0, texts: dict[int, str] | None = None) -> list[RungRow]:
     """Evaluated rungs of the study with a larger `recorded` than given, in that order, whatever became of their trials.
 
     Nothing is missed by asking next time from the last one's number: numbers ascend in the order of commits. texts: of
@@ -160,33 +159,35 @@ def rungs_since(store: Store, study_id: int, recorded: int = 0, replicates: bool
         if missing:
             cursor.execute("SELECT distributions_id, json FROM peft_pareto.distributions WHERE distributions_id = ANY (%s)", (list(missing),))
             kinds.update(cursor.fetchall())
-        draws = _replicates(cursor, study_id, recorded) if replicates else {}
     # In one go, so that the names of parameters are made once.
     proposed = dict(zip((trial for trial, _ in rows), json.loads(f"[{','.join(said for _, said in rows)}]"), strict=True))
     return [
         RungRow(*row[:8], tuple(row[8]), *row[9:11], json.loads(row[11]) if row[11] else {}, proposed.get(row[1]), kinds.get(row[12]),
-                *row[13:], draws.get(row[0])) for row in found
+                *row[13:]) for row in found
     ]  # fmt: skip
 
 
-def _replicates(cursor: Any, study_id: int, recorded: int) -> dict[int, np.ndarray]:
-    """recorded -> (objectives, 256) float32, where every objective has replicates; binary, since text takes ten times as long."""
+def replicates_of(store: Store, study_id: int, recorded: Collection[int]) -> dict[int, np.ndarray]:
+    """Bootstrap replicates of the objectives of these rungs, by `recorded`: (objectives, 256) float32 in the order of the rung's
+    values. A rung is left out where not every objective has them. Binary, since text takes ten times as long."""
+    if not recorded:
+        return {}
     query = (
-        "COPY (SELECT r.recorded, CAST(o.place - 1 AS integer), x.replicates FROM peft_pareto.studies s "
+        "COPY (SELECT r.recorded, cardinality(r.values), x.replicates FROM peft_pareto.studies s "
         "CROSS JOIN LATERAL jsonb_array_elements_text(CASE WHEN s.objectives = '[\"joint_reward\"]' "
         "THEN jsonb_build_array(s.quality, s.memorization) ELSE s.objectives END) WITH ORDINALITY AS o (name, place) "
         "JOIN peft_pareto.rungs r ON r.study_id = s.study_id "
         "JOIN peft_pareto.scores x ON x.trial_id = r.trial_id AND x.steps = r.steps AND x.name = o.name "
-        f"WHERE s.study_id = {int(study_id)} AND r.recorded > {int(recorded)} AND x.replicates IS NOT NULL "
-        "ORDER BY r.recorded, o.place) TO STDOUT (FORMAT BINARY)"
+        f"WHERE s.study_id = {int(study_id)} AND r.recorded IN ({', '.join(str(int(each)) for each in recorded)}) "
+        "AND x.replicates IS NOT NULL ORDER BY r.recorded, o.place) TO STDOUT (FORMAT BINARY)"
     )
     stream = io.BytesIO()
-    cursor.copy_expert(query, stream)
+    with leases.translated(), store.at_once.connect() as connection, connection.connection.cursor() as cursor:
+        cursor.copy_expert(query, stream)
     rows = np.frombuffer(stream.getbuffer()[COPY_HEADER:-COPY_TRAILER], ROW)
     drawn = rows["cells"]["value"].astype(np.float32)
     numbers, first, count = np.unique(rows["recorded"], return_index=True, return_counts=True)
-    objectives = int(rows["objective"].max(initial=-1)) + 1
-    return {int(one): drawn[at : at + n] for one, at, n in zip(numbers, first, count, strict=True) if n == objectives}
+    return {int(one): drawn[at : at + n] for one, at, n in zip(numbers, first, count, strict=True) if n == rows["objectives"][at]}
 
 
 def _literal(name: str, draws: Any) -> str | None:

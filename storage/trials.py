@@ -37,11 +37,11 @@ from sqlalchemy import text
 from storage import leases
 from storage.errors import BadValue, LeaseLost
 from storage.plain import as_stored, clean, dumped, number, optional
-from storage.rungs import KnownRung, RungRow, known_rungs, record_rung, rungs_since
+from storage.rungs import KnownRung, RungRow, known_rungs, record_rung, replicates_of, rungs_since
 from storage.store import Store
 
 __all__ = ["CandidateRow", "KnownRung", "RunningTrial", "RungRow", "Started", "Taken", "describe", "expire", "find_duplicate",
-           "known_rungs", "leave", "next_number", "note_size", "record_hypervolume", "record_rung", "rungs_since",
+           "known_rungs", "leave", "next_number", "note_size", "record_hypervolume", "record_rung", "replicates_of", "rungs_since",
            "running_trials", "start", "take", "tell"]  # fmt: skip
 
 #: How a proposal ends that is never run.

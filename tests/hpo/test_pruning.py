@@ -181,6 +181,37 @@ def test_one_objective_is_plain_successive_halving():
     assert [pruner.decide(i, FIRST).stop for i in range(9)] == [False] * 3 + [True] * 6
 
 
+def test_replicates_are_learnt_when_a_decision_needs_them():
+    """Of peers that have the last rung they are those there, of the others those at this one; of rungs that are not compared none."""
+    given = many(30)
+    pruner = Pruner(3)
+    for number, trial in given.trials.items():
+        for steps, values in trial.values.items():
+            pruner.learn_values(number, LAST, steps, values)
+    missing = pruner.missing(29, FIRST)
+    assert missing == [(number, FIRST if number % 3 else LAST) for number in range(30)]
+    with pytest.raises(KeyError):
+        pruner.decide(29, FIRST)
+    for number, steps in missing:
+        pruner.learn_replicates(number, steps, given.trials[number].replicates[steps])
+    assert pruner.missing(29, FIRST) == [] and pruner.decide(29, FIRST) == given.decide(29, FIRST)
+    pruner.learn_values(4, LAST, FIRST, np.zeros(2))
+    assert pruner.missing(29, FIRST) == [(4, FIRST)], "what was measured again has other replicates"
+    pruner.learn_replicates(4, FIRST, None)
+    assert pruner.missing(29, FIRST) == [], "there are none"
+
+
+def test_nothing_is_missing_where_nothing_is_compared():
+    pruner = Pruner(3)
+    for number in range(9):
+        pruner.learn_values(number, LAST, FIRST, np.zeros(2))
+    assert pruner.missing(8, FIRST)
+    pruner.learn_values(8, LAST, LAST, np.zeros(2))
+    assert pruner.missing(8, LAST) == []
+    pruner.minimum = 10
+    assert pruner.missing(8, FIRST) == []
+
+
 def test_objectives_that_do_not_differ_can_be_predicted():
     pruner = Pruner(3)
     for number in range(10):

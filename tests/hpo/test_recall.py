@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
-from told import beside, run
+from told import asks, beside, rung, run
 
 from hpo.study import Asked, Search
+from metrics.estimate import Estimate
+from metrics.scores import Scores
 
 TRIALS = 12
 
@@ -45,3 +48,41 @@ def test_samplers_learn_stopped_trials_where_they_ended(searching: Callable[...,
         each.recall.refresh()
     orders = [[(point.number, point.steps) for point in each.recall.proposer.history.points] for each in (search, late)]
     assert orders[0] == orders[1] == sorted(orders[0]) and len(orders[0]) == TRIALS and "stopped" in ends
+
+
+def noisy(search: Search, asked: Asked, steps: int, generator: np.random.Generator) -> bool:
+    """A rung whose scores have replicates of their own; whether the trial is to be stopped."""
+    values = dict(zip(("fd", "copy_excess"), scored(asked, steps)))
+    told = {name: Estimate(value, value - 1, value + 1, (value + 2 * generator.normal(size=256)).astype(np.float32)) for name, value in values.items()}
+    return search.report(asked, steps, Scores(told), 1234, float(steps), None)
+
+
+@pytest.mark.parametrize("objectives", ["fd,copy_excess", "joint_reward"])
+def test_a_worker_that_joins_late_stops_the_same_trials(objectives: str, searching: Callable[..., Search], opened: Callable) -> None:
+    search = searching(trials=99, sampler="random", baselines=True, seed=3, objectives=objectives)
+    generator, shares = np.random.default_rng(0), []
+    for _ in range(20):
+        asked = asks(search)
+        for steps in asked.rungs:
+            stop = noisy(search, asked, steps, generator)
+            if not asked.exempt and steps < asked.candidate.steps:
+                late = beside(search, opened)
+                shares.append(search.recall.decide(asked.number, steps).share)
+                assert late.recall.decide(asked.number, steps) == search.recall.pruner.decide(asked.number, steps)
+            if stop:
+                break
+        search.finish(asked, stop)
+    assert len({share for share in shares if 0 < share < 1}) > 3, "replicates must have counted"
+    read = [rung for trial in late.recall.pruner.trials.values() for rung in trial.replicates]
+    known = [rung for trial in late.recall.pruner.trials.values() for rung in trial.values]
+    assert 0 < len(read) < len(known), "those that are not compared are not read"
+
+
+def test_without_replicates_the_values_decide(searching: Callable[..., Search], opened: Callable) -> None:
+    search, longer = searching(trials=99, sampler="random", baselines=False, seed=3), []
+    for _ in range(8):
+        asked = asks(search)
+        rung(search, asked, asked.rungs[0], *scored(asked, asked.rungs[0]))
+        longer += [asked] if len(asked.rungs) > 1 else []
+    late = beside(search, opened)
+    assert {late.recall.decide(asked.number, asked.rungs[0]).share for asked in longer} == {0.0, 1.0}

@@ -22,20 +22,32 @@ def test_a_rung_is_read_back_as_it_was_recorded(study: Callable) -> None:
     scores = {"copy_excess": (np.float64(0.1) + 0.2, None, np.float32(1), draws[1]), "fd": (2.0, 1.0, 3, draws[0].tolist()), "kid": (1, 0, 2)}
     made.rung(trial, np.float64(2.0), 0.1 + 0.2, steps=np.int64(10), hash="h at 10", scores=scores, seconds=3.5, memory=np.int64(2**40),
               violations={"max_seconds": np.float32(-0.5)})  # fmt: skip
-    (row,) = trials.rungs_since(made.store, made.id, 0, replicates=True)
+    (row,) = trials.rungs_since(made.store, made.id, 0)
     assert (row.trial_id, row.number, row.steps, row.hash, row.root, row.repeat) == (trial.trial_id, 0, 10, "h at 10", "r", 1)
     assert (row.method, row.values, row.seconds, row.feasible, row.violations) == ("LoRA", (2.0, 0.1 + 0.2), 3.5, True, {"max_seconds": -0.5})
     assert (row.parameters, row.baseline, row.yardstick, row.own_steps, row.again) == ({"x": 0.1 + 0.2}, "full", True, 30, False)
     assert list(json.loads(row.distributions)) == ["x"]
-    assert row.replicates.dtype == np.float32 and np.array_equal(row.replicates, draws)
-    assert trials.rungs_since(made.store, made.id, 0)[0].replicates is None
-    assert trials.rungs_since(made.store, made.id, row.recorded, replicates=True) == []
+    assert trials.rungs_since(made.store, made.id, row.recorded) == []
     known = trials.known_rungs(made.store, made.id, "r", 1)[10]
     assert (known.trial_id, known.number, known.hash, known.words, known.values) == (trial.trial_id, 0, "h at 10", "a rung", (2.0, 0.1 + 0.2))
     assert (known.seconds, known.memory, known.violations) == (3.5, 2**40, {"max_seconds": -0.5})
     assert known.scores["kid"] == (1, 0, 2, None) and known.scores["copy_excess"][:3] == (0.1 + 0.2, None, 1)
     assert np.array_equal(known.scores["fd"][3], draws[0])
     assert trials.known_rungs(made.store, made.id, "r", 0) == {} == trials.known_rungs(made.store, study().id, "r", 1)
+
+
+def test_replicates_are_read_of_the_rungs_that_are_asked_for(study: Callable) -> None:
+    made = study()
+    draws = np.random.default_rng(0).normal(size=(3, 2, 256)).astype(np.float32)
+    for both in draws:  # in the order of names that a dictionary happens to have, and with a score that is no objective
+        made.rung(made.start(), scores={"copy_excess": (1, 1, 1, both[1]), "kid": (1, 1, 1, both[0]), "fd": (1, 1, 1, both[0])})
+    made.rung(made.start(), scores={"fd": (1, 1, 1, draws[0, 0]), "copy_excess": (1, 1, 1)})
+    first, second, third, half = (row.recorded for row in trials.rungs_since(made.store, made.id))
+    found = trials.replicates_of(made.store, made.id, [third, first, half])
+    assert found.keys() == {first, third} and found[first].dtype == np.float32
+    assert np.array_equal(found[first], draws[0]) and np.array_equal(found[third], draws[2])
+    assert trials.replicates_of(made.store, made.id, [half]) == {} == trials.replicates_of(made.store, made.id, [])
+    assert trials.replicates_of(made.store, study().id, [first]) == {}
 
 
 def test_recording_again_replaces_and_keeps_the_order(study: Callable) -> None:

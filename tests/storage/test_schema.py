@@ -171,9 +171,9 @@ def test_a_study_of_before_rungs_is_kept_and_read(database: str) -> None:
     assert [(rows[number]["reached"], rows[number]["seconds"], rows[number]["fd"]) for number in range(3)] == [(200, 55, 2), (100, 30, 3), (None, None, None)]
     front = [(row["trial"], row["steps"], row["candidate"], row["fd_low"], row["repeats"]) for row in results.front(store, "old")]
     assert front == [(0, 200, "words of a", 1.5, 1), (1, 100, "words of b", 2.0, 1)]
-    read = trials.rungs_since(store, 1, replicates=True)
+    read = trials.rungs_since(store, 1)
     assert [(row.number, row.values, row.root, row.repeat, row.own_steps) for row in read] == [(1, (3.0, 0.25), "b", 0, 100), (0, (2.0, 0.5), "a", 0, 200)]
-    assert read[0].parameters is read[0].distributions is read[0].replicates is None
+    assert read[0].parameters is read[0].distributions is None
     (rewarded,) = trials.rungs_since(store, 2)
     assert rewarded.values == (4.0, 0.75), "[q, m]"
     counts = leases.counts(store, 1)
