@@ -181,8 +181,8 @@ def main() -> int:
 
 def report(measured: dict, shares: list[outer_loop_workers.Share], load: float) -> tuple[str, bool]:
     """The part of docs/speed.md, and whether all targets are met."""
-    header = ["trials", "sampler", "ask and tell beyond the sampler, ms", "target", "processor time of that, ms", "sampler, ms", "of ours the stopping rule, ms",
-              "plain Optuna beyond memory, ms", "plain / ours", "cycles", f"% of a {TRIAL_SECONDS:.0f} s trial"]
+    header = ["trials", "sampler", "ask and tell beyond the sampler, ms", "target", "processor time of that, ms", "sampler, ms",
+              "of ours the stopping rule, ms", "plain Optuna beyond memory, ms", "plain / ours", "cycles", f"% of a {TRIAL_SECONDS:.0f} s trial"]
     rows = [rows_of(size, sampler, each) for size, (found, _) in measured.items() for sampler, each in found.items()]
     beyond = {size: max(median(each, lambda one: one.beyond) for each in found.values()) for size, (found, _) in measured.items()}
     good = all(value <= MOST_MS[size] and value / (10 * TRIAL_SECONDS) <= MOST_SHARE for size, value in beyond.items())
