@@ -10,7 +10,8 @@ from benchmarks.outer_loop_study import measured
 from hpo.study import Search
 from storage.engine import normalise, plain
 
-SAMPLERS = {"random": lambda: optuna.samplers.RandomSampler(seed=0), "tpe": lambda: optuna.samplers.TPESampler(multivariate=True, seed=0)}
+SAMPLERS = {"random": lambda: optuna.samplers.RandomSampler(seed=0), "tpe": lambda: optuna.samplers.TPESampler(multivariate=True, seed=0),
+            "auto": lambda: optuna.samplers.RandomSampler(seed=0)}
 DIRECTIONS = ("minimize", "minimize")
 COPIED = """
 CREATE TEMP TABLE copied ON COMMIT DROP AS

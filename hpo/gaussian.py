@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 RANDOM_POINTS = 400  # of the space, before the best are varied
 ROUNDS, SURVIVORS, CHILDREN = 12, 10, 8  # of an evolution strategy: as many points of the space again, twice
-MOST_POINTS = 300  # that a process is fitted to, which takes 1 to 3 s; the time grows with the cube
+MOST_POINTS = 200  # that a process is fitted to, which takes 1 to 3 s; the time grows faster than their square
 WIDEST, NARROWEST = 0.3, 0.01  # standard deviation of a child's numbers in the first and last round, of a range of 1
 CHANGES = 1.5  # parameters that a child changes, on average
 

@@ -9,9 +9,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpo import code, home, keeping, stopping
 from hpo.command import INTERRUPTED, Parser, decimal, leave, one_line_errors, store_url, whole
@@ -37,7 +37,11 @@ STORAGE_VARIABLE = "PEFT_PARETO_WORKER_STORAGE"  # from launch to its own worker
 
 def stored_settings(store: Store, study: str) -> Settings:
     """The settings that a study was made and last run with. Raises UnknownStudy."""
-    stored = results.settings(store, results.study_id(store, study))
+    return settings_of(results.settings(store, results.study_id(store, study)))
+
+
+def settings_of(stored: Mapping[str, Any]) -> Settings:
+    """As `results.settings` gives them."""
     known = {**stored["free"], **stored["binding"]}
     known["objectives"] = ",".join(known["objectives"])
     paths = {name: stored["free"].get(name) for name in PATHS}  # in `binding` these names are content hashes
@@ -81,8 +85,9 @@ class Worker:
         from hpo.study import Search
 
         store = retrying(lambda: opened(url), patience)
-        code.check(study, retrying(lambda: results.settings(store, results.study_id(store, study)))["free"].get("code"))
-        settings = replace(retrying(lambda: stored_settings(store, study)), study=study, **(paths or {}))
+        stored = retrying(lambda: results.settings(store, results.study_id(store, study)))
+        code.check(study, stored["free"].get("code"))
+        settings = replace(settings_of(stored), study=study, **(paths or {}))
         chosen = pick_device(device)
         check_usable(chosen)
         self.search = retrying(lambda: Search(store, settings))

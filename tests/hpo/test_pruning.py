@@ -222,7 +222,8 @@ def test_objectives_that_do_not_differ_can_be_predicted():
 
 
 @pytest.mark.parametrize("call, words", [
-    (lambda: Pruner(1), "reduction=1"), (lambda: Pruner(3, confidence=1.0), "confidence=1.0"), (lambda: Pruner(3).learn(4, LAST, FIRST, np.array([np.nan, 0])), "trial 4 at 22 steps: values"),
+    (lambda: Pruner(1), "reduction=1"), (lambda: Pruner(3, confidence=1.0), "confidence=1.0"),
+    (lambda: Pruner(3).learn(4, LAST, FIRST, np.array([np.nan, 0])), "trial 4 at 22 steps: values"),
     (lambda: taught(chain(2)).learn(4, LAST, FIRST, np.array([1.0])), "not 2 finite numbers"),
     (lambda: Pruner(3).learn(4, LAST, FIRST, np.zeros(2), np.zeros((9, 2))), r"shape \(9, 2\)"),
     (lambda: Pruner(3).learn(4, FIRST, LAST, np.zeros(2)), "beyond its last at 22")])
