@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from told import asks, beside, rung, run
+from told import asks, beside, run, rung
 
 from hpo.study import Asked, Search
 from metrics.estimate import Estimate
