@@ -14,6 +14,7 @@ from told import asks, beside, expire, quickly, run, rung, trial
 from hpo.agenda import MOST_DUPLICATES
 from hpo.ending import MOST_INFEASIBLE, STABLE_TRIALS, Ended, most_failures
 from hpo.errors import BadSetting
+from hpo.history import NAME
 from hpo.settings import Settings
 from hpo.spaces.reference import BASELINES
 from hpo.study import MOST_BAD_PROPOSALS, Search, Wait
@@ -377,7 +378,8 @@ def propose(trial):
         raise ValueError("not this one")
     return Candidate.of("bias", ("up",), {kinds}, trial.suggest_float("rate", 1e-4, 1e-2), 4)
 """
-IN_A_STUDY = "type(trial).__name__ == 'Trial'"  # not where a launch tries the function out, or a model looks for what it can give
+# Not where a launch tries the function out, nor where a model looks for what it can give.
+IN_A_STUDY = f"type(trial).__name__ == 'Trial' and trial.study.study_name == {NAME!r}"
 
 
 @pytest.fixture
