@@ -220,6 +220,7 @@ def main() -> None:
     chosen = given.problems.split(",")
     kinds = TARGETS if given.targets else KINDS
     todo = list(runs(chosen, given.seeds, kinds))
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the processes that are started now
     with ProcessPoolExecutor(given.workers, get_context("spawn")) as pool:
         for done in pool.map(make, todo):
             print(done, flush=True)

@@ -79,6 +79,10 @@ class ReachableGP(optuna.samplers.GPSampler):
         a third longer, and without a note of the proposal in the trial, of which the history keeps none."""
         if not search_space:
             return {}
+        with one_thread():
+            return self._sample(study, search_space)
+
+    def _sample(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         completed, running = (study.get_trials(deepcopy=False, states=(state,)) for state in (TrialState.COMPLETE, TrialState.RUNNING))
         return self._sample_relative_impl(study, completed, [each for each in running if search_space.keys() <= each.params.keys()], search_space)
 
@@ -114,6 +118,19 @@ class AdditiveGP(ReachableGP):
     def _sample_relative_impl(self, *given: Any) -> dict[str, Any]:
         with additive_kernel():
             return super()._sample_relative_impl(*given)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Its matrices are small: more threads than one wait for each other, and with workers side by side take ten times as long and more."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager
