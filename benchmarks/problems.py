@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hpo.pruning import REPLICATES
+from hpo.volume import undominated
 
 RUNGS = (22, 67, 200)
 STEPS = RUNGS[-1]
@@ -90,16 +91,9 @@ class Problem:
         return hypervolume(self.front(), self.reference)
 
 
-def front_of(points: np.ndarray) -> np.ndarray:
-    """Those that no other dominates, each once, from left to right, (n, 2) -> (k, 2)."""
-    ordered = points[np.lexsort(points.T[::-1])]
-    lower = np.minimum.accumulate(ordered[:, 1])
-    return ordered[lower < np.append(np.inf, lower[:-1])] if len(points) else points
-
-
 def hypervolume(points: np.ndarray, reference: tuple[float, float]) -> float:
     """As hpo.objectives has it, for the thousands of points of a dense front of two objectives."""
-    front = front_of(points[(points < reference).all(axis=1)])
+    front = undominated(points[(points < reference).all(axis=1)])
     return float((np.diff(np.append(front[:, 0], reference[0])) * (reference[1] - front[:, 1])).sum())
 
 
@@ -134,7 +128,7 @@ class Function(Problem):
         return SLOW_IF_GOOD * self.good(x) + (1 - SLOW_IF_GOOD) * bands
 
     def front(self) -> np.ndarray:
-        return front_of(self.curve())
+        return undominated(self.curve())
 
 
 def zdt(name: str, bend: Callable[[np.ndarray, np.ndarray], np.ndarray], top: float) -> Function:
@@ -211,7 +205,7 @@ class Subsets(Problem):
         return TUNERS[dict(point.root)["method"]].step_seconds * steps
 
     def front(self) -> np.ndarray:
-        return front_of(np.concatenate([each.reshape(2, -1).T for each in self.enumerated()]))
+        return undominated(np.concatenate([each.reshape(2, -1).T for each in self.enumerated()]))
 
     def enumerated(self) -> Iterator[np.ndarray]:
         """Scores of all methods and sizes on a grid of rates, warm-ups and dropouts, at all rungs."""

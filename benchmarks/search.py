@@ -54,7 +54,7 @@ DEFAULT, RANDOM = Kind("auto", "moasha", Settings().rungs), Kind("random", "none
 RIVALS = {Kind("random", "MO-ASHA"): "MO-ASHA with random proposals (Syne Tune)", Kind("nsga2", "none"): "NSGA-II", Kind("tpe", "none"): "TPE",
           Kind("gp", "none"): "Gaussian process"}
 # Each other sampler with each rule, and the default with another number of rungs.
-OTHERS = (Kind("auto", "moasha", 5 - DEFAULT.rungs), *(Kind(name, rule, DEFAULT.rungs if rule == "moasha" else 3) for rule in RULES for name in SAMPLERS))
+OTHERS = (*(Kind("auto", "moasha", rungs) for rungs in (2, 3)), *(Kind(name, rule, DEFAULT.rungs if rule == "moasha" else 3) for rule in RULES for name in SAMPLERS))
 TARGETS = (DEFAULT, RANDOM, *RIVALS)
 KINDS = tuple(dict.fromkeys([*TARGETS, *OTHERS]))
 POINTS = 101  # of a drawn curve

@@ -131,8 +131,7 @@ class Search:
     """The state of a search; see `search`."""
 
     def __init__(self, problem: Searched, proposer: Any, rule: Rule | None, seed: int, fixed: Mapping[str, Any] | None):
-        self.problem, self.proposer, self.rule, self.seed = problem, proposer, rule, seed
-        self.asked = (fixed or {},)
+        self.problem, self.proposer, self.rule, self.seed, self.fixed = problem, proposer, rule, seed, fixed
         self.known, self.attained = Known(), Attained(problem.reference)
         self.number = self.finished = self.stopped = 0
         self.clock = self.paid = 0.0
@@ -162,7 +161,7 @@ class Search:
         for failed in range(DUPLICATES):
             number, self.number = self.number, self.number + 1
             try:
-                proposal = self.proposer.propose(number, *self.asked, at_random=failed >= STUCK)
+                proposal = self.proposer.propose(number, self.fixed, at_random=failed >= STUCK)
             except BadProposal:
                 continue
             point = proposal.candidate

@@ -15,7 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 ALTERNATIVE = re.compile(r" of \S+")  # in a parameter's name: what it is asked of, as hpo.spaces names them
 STEPS = "steps"  # the parameter that tells rungs apart, whether the space asks for it or not
-NOTHING = object()
+UNSAID = object()
 
 
 class AsAsked:
@@ -47,9 +47,9 @@ class AsAsked:
         return min(max(steps, self.known[STEPS].low), self.known[STEPS].high)
 
     def meant(self, name: str, values: Mapping[str, Any]) -> Any:
-        """What a sampler's proposal, by names as it sees them, says of a parameter of the space, or NOTHING. Whether the space offers that is for
-        the caller to ask: it does not offer NOTHING."""
-        return values.get(name, NOTHING)
+        """What a sampler's proposal, by names as it sees them, says of a parameter of the space, or UNSAID. Whether the space offers that is for
+        the caller to ask: it does not offer UNSAID."""
+        return values.get(name, UNSAID)
 
     def has(self, name: str, distribution: BaseDistribution) -> bool:
         """Whether a sampler may be asked for this parameter by itself: those that it knows otherwise would make it fail."""
@@ -113,8 +113,8 @@ class Flat(AsAsked):
 
     def meant(self, name: str, values: Mapping[str, Any]) -> Any:
         column = self.columns.get(name, name)
-        value = values.get(column, NOTHING)
-        return value if value is NOTHING or column == name or is_worded(self.asked[name]) else at(self.asked[name], value)
+        value = values.get(column, UNSAID)
+        return value if value is UNSAID or column == name or is_worded(self.asked[name]) else at(self.asked[name], value)
 
     def has(self, name: str, distribution: BaseDistribution) -> bool:
         return name not in self.asked or (self.columns[name] == name and are_alike(self.asked[name], distribution))

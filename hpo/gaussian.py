@@ -28,7 +28,6 @@ ROUNDS, SURVIVORS, CHILDREN = 12, 10, 8  # of an evolution strategy: as many poi
 MOST_POINTS = 200  # that a process is fitted to, which takes 1 to 3 s; the time grows faster than their square
 WIDEST, NARROWEST = 0.3, 0.01  # standard deviation of a child's numbers in the first and last round, of a range of 1
 CHANGES = 1.5  # parameters that a child changes, on average
-
 ADDITIVE = 0.9  # share of the kernel's variance that is a sum over the parameters
 
 
@@ -41,6 +40,19 @@ class Candidates(Protocol):
 
     def seconds(self, points: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """What trials of these candidates are expected to take, (n,) float64; only ratios count."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Its matrices are small: more threads than one wait for each other, and with workers side by side take ten times as long and more."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class ReachableGP(optuna.samplers.GPSampler):
@@ -74,15 +86,12 @@ class ReachableGP(optuna.samplers.GPSampler):
         """What is maximised: the acquisition function's logarithm of points, (n,)."""
         return acquisitions
 
+    @one_thread()
     def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         """As GPSampler has it, without its torch.device context, which sends each small tensor operation through Python and makes a proposal take
         a third longer, and without a note of the proposal in the trial, of which the history keeps none."""
         if not search_space:
             return {}
-        with one_thread():
-            return self._sample(study, search_space)
-
-    def _sample(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         completed, running = (study.get_trials(deepcopy=False, states=(state,)) for state in (TrialState.COMPLETE, TrialState.RUNNING))
         return self._sample_relative_impl(study, completed, [each for each in running if search_space.keys() <= each.params.keys()], search_space)
 
@@ -118,19 +127,6 @@ class AdditiveGP(ReachableGP):
     def _sample_relative_impl(self, *given: Any) -> dict[str, Any]:
         with additive_kernel():
             return super()._sample_relative_impl(*given)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Its matrices are small: more threads than one wait for each other, and with workers side by side take ten times as long and more."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextmanager

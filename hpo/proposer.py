@@ -14,11 +14,10 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import FixedTrial, FrozenTrial
 
-from hpo import samplers
 from hpo.errors import SearchError
-from hpo.flat import NOTHING, STEPS, AsAsked, Flat, at
+from hpo.flat import STEPS, UNSAID, AsAsked, Flat, at
 from hpo.history import History, Point, Running
-from hpo.samplers import LAST, RUNGS, SAMPLERS, made, random
+from hpo.samplers import LAST, NOTHING, RUNGS, SAMPLERS, made, random
 from hpo.seconds import Seconds
 from hpo.spaces.base import BadProposal
 
@@ -106,7 +105,7 @@ class Proposer(Generic[T]):
     def started(self, number: int, parameters: Mapping[str, Any], distributions: Mapping[str, BaseDistribution],
                 system_attrs: Mapping[str, Any] | None = None) -> None:
         """A trial that somebody runs now; samplers see it running until it ends. Once more for the same trial changes nothing."""
-        if self.setup.learns != samplers.NOTHING:
+        if self.setup.learns != NOTHING:
             steps = parameters.get(STEPS, self.rungs[-1])
             self.history.start(number, Running(parameters, distributions, dict(system_attrs or {}), int(steps)))
 
@@ -162,8 +161,8 @@ class Wished(FixedTrial):
         whole = last_of(self.rungs, distribution) if name == STEPS else None
         if whole is not None:
             return whole
-        meant = self.view.meant(name, self.wishes) if self.wishes else NOTHING
-        return meant if meant is not NOTHING and holds(distribution, meant) else at(distribution, self.generator.rand())
+        meant = self.view.meant(name, self.wishes) if self.wishes else UNSAID
+        return meant if meant is not UNSAID and holds(distribution, meant) else at(distribution, self.generator.rand())
 
 
 @lru_cache(maxsize=1024)

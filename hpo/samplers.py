@@ -26,14 +26,6 @@ def tpe(seed: int, candidates: Candidates) -> BaseSampler:
     return optuna.samplers.TPESampler(n_startup_trials=0, multivariate=True, group=True, constant_liar=True, seed=seed)
 
 
-def gp(seed: int, candidates: Candidates) -> BaseSampler:
-    return ReachableGP(seed, candidates)
-
-
-def additive_gp(seed: int, candidates: Candidates) -> BaseSampler:
-    return AdditiveGP(seed, candidates)
-
-
 def nsga2(seed: int, candidates: Candidates) -> BaseSampler:
     return optuna.samplers.NSGAIISampler(population_size=POPULATION, mutation_prob=MUTATION, seed=seed)
 
@@ -61,11 +53,11 @@ class Sampler:
 
 SAMPLERS: dict[str, Sampler] = {
     "tpe": Sampler(tpe, RUNGS, startup=RANDOM_TRIALS),
-    "gp": Sampler(gp, RUNGS, flat=True, startup=RANDOM_TRIALS),
+    "gp": Sampler(ReachableGP, RUNGS, flat=True, startup=RANDOM_TRIALS),
     "nsga2": Sampler(nsga2, LAST, flat=True),
     "random": Sampler(random, NOTHING, whole=False),
     # The best of benchmarks/search.py, docs/search.md: a model after a quarter of the price of RANDOM_TRIALS whole trials.
-    "auto": Sampler(additive_gp, RUNGS, flat=True, startup=FIRST_TRIALS, short=True),
+    "auto": Sampler(AdditiveGP, RUNGS, flat=True, startup=FIRST_TRIALS, short=True),
 }
 
 
@@ -73,7 +65,7 @@ def check(name: str) -> None:
     if name not in SAMPLERS:
         raise BadSetting(f"--sampler {name!r} is unknown: take {nearest(name, SAMPLERS)}")
     missing = [package for package in ("scipy", "torch") if find_spec(package) is None]
-    if SAMPLERS[name].make in (gp, additive_gp) and missing:
+    if SAMPLERS[name].make in (ReachableGP, AdditiveGP) and missing:
         raise BadSetting(f"--sampler {name}: Optuna's Gaussian process needs {' and '.join(missing)}, which is not installed; "
                          f"pip install {' '.join(missing)}, or take tpe")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from optuna.distributions import BaseDistribution
@@ -19,30 +20,48 @@ MOST = 300  # of the newest, that it is fitted to
 RIDGE = 1.0  # in rungs: what a parameter does to the seconds is nothing until several rungs say so
 
 
+class Fit(NamedTuple):
+    """known: the parameters that it is of. centre, weights: of encoded candidates, (d,) float64. level, low, high: logarithms of seconds."""
+
+    known: Mapping[str, BaseDistribution]
+    centre: np.ndarray
+    weights: np.ndarray
+    level: float
+    low: float
+    high: float
+
+
 class Seconds:
     """Ridge regression of the logarithm of a trial's seconds until a rung on the parameters as samplers see them: numbers by their place in their
     range, words by indicators, steps by their logarithm."""
 
     def __init__(self, view: AsAsked):
         self.view = view
-        self.points: list[Point] = []
+        self.points: deque[Point] = deque(maxlen=MOST)
+        self.fit: Fit | None = None
 
     def learn(self, point: Point) -> None:
         """An evaluated rung; one without seconds teaches nothing."""
         if point.seconds is not None and point.seconds > 0:
             self.points.append(point)
+            self.fit = None
 
     def of(self, candidates: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """Expected seconds of flattened candidates, (n,) float64; all 1 while fewer than FEWEST rungs are known. Never beyond the shortest and the
         longest that was seen."""
         if len(self.points) < FEWEST:
             return np.ones(len(candidates))
-        newest = self.points[-MOST:]
-        x = self.encoded([self.view.shown(point.parameters, point.distributions, point.steps)[0] for point in newest])
-        y = np.log([point.seconds for point in newest])
+        if self.fit is None or self.fit.known is not self.view.known:
+            self.fit = self.fitted()
+        fit = self.fit
+        return np.exp(np.clip(fit.level + (self.encoded(candidates) - fit.centre) @ fit.weights, fit.low, fit.high))
+
+    def fitted(self) -> Fit:
+        x = self.encoded([self.view.shown(point.parameters, point.distributions, point.steps)[0] for point in self.points])
+        y = np.log([point.seconds for point in self.points])
         centre = x.mean(axis=0)
         weights = np.linalg.solve((x - centre).T @ (x - centre) + RIDGE * np.eye(x.shape[1]), (x - centre).T @ (y - y.mean()))
-        return np.exp(np.clip(y.mean() + (self.encoded(candidates) - centre) @ weights, y.min(), y.max()))
+        return Fit(self.view.known, centre, weights, y.mean(), y.min(), y.max())
 
     def encoded(self, candidates: Sequence[Mapping[str, Any]]) -> np.ndarray:
         """(n, d) float64."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hpo.flat import NOTHING, STEPS, AsAsked, Flat, at, centre, place, union
+from hpo.flat import STEPS, UNSAID, AsAsked, Flat, at, centre, place, union
 
 RUNGS = (22, 67, 200)
 RATE, RANK, KIND = FloatDistribution(1e-4, 1e-2, log=True), IntDistribution(1, 9), CategoricalDistribution(["a", "b"])
@@ -70,7 +70,7 @@ def test_what_alternatives_have_is_one_parameter() -> None:
     assert view.meant("rank of lora", values) == 4
     assert view.meant("rate of lora", values) == pytest.approx(1e-2)
     assert view.meant("kinds of full", values) == "a"
-    assert view.meant("rate of bias", {}) is NOTHING
+    assert view.meant("rate of bias", {}) is UNSAID
 
 
 def test_what_one_trial_has_twice_stays_apart() -> None:
