@@ -8,7 +8,7 @@ as patients are. Both objectives are minimised. Costs are those of the miniature
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -42,7 +42,8 @@ class Asked(NamedTuple):
 class Problem:
     """A problem of search. Values are (2,) float64, smaller is better; costs are seconds.
 
-    reference: the reference point of hypervolumes. noise: standard deviations after all steps.
+    reference: the reference point of hypervolumes. noise: standard deviations after all steps. yardstick: answers that give the trial with which a
+    study begins and which no rule stops, where there is one.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Problem:
     noise: tuple[float, float]
     rungs: tuple[int, ...] = RUNGS
     evaluation_seconds: float = EVALUATION_SECONDS
+    yardstick: Mapping[str, Any] | None = None
 
     def propose(self, trial: Any) -> Asked:
         """Asks an Optuna trial for all parameters, "steps" included."""

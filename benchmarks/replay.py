@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.cells import OBJECTIVES, RATES, STEPS, TABLE, Cell, cells
 from benchmarks.problems import Asked, Problem
 from benchmarks.problems import hypervolume as hypervolume_of
+from hpo import flat
 from hpo.spaces.base import BadProposal
 from hpo.spaces.default import WHERE
 from trainers.candidate import where
@@ -44,8 +45,9 @@ class Table(Problem):
         yardstick = min((cell for cell in first if cell.method == "full" and len(cell.regions) == 3),
                         key=lambda cell: abs(np.log(cell.candidate.learning_rate / METHODS["full"].reference_rate)))
         reference = tuple(np.maximum(arrays["base"], values[first[yardstick], -1]).tolist())
-        return cls("cells", reference, noise=(0.0, 0.0), rungs=STEPS, evaluation_seconds=float(np.nanquantile(arrays["evaluation"], UNDISTURBED)), rows=first, values=values,
-                   deviations=arrays["deviations"], spread=spread_of(values, own, first), step_seconds=seconds)
+        return cls("cells", reference, noise=(0.0, 0.0), rungs=STEPS, evaluation_seconds=float(np.nanquantile(arrays["evaluation"], UNDISTURBED)),
+                   yardstick=answers(yardstick) | {flat.STEPS: STEPS[-1]}, rows=first, values=values, deviations=arrays["deviations"], spread=spread_of(values, own, first),
+                   step_seconds=seconds)
 
     @cached_property
     def offers(self) -> dict[str, tuple[tuple, tuple]]:
@@ -92,6 +94,11 @@ class Table(Problem):
     def best_hypervolume(self) -> float:
         """Of all cells at all rungs: no search can find more."""
         return hypervolume_of(self.values[list(self.rows.values())].reshape(-1, len(OBJECTIVES)), self.reference)
+
+
+def answers(cell: Cell) -> dict[str, Any]:
+    """That give the cell; a method without ranks is not asked for one."""
+    return {"method": cell.method, "blocks": where(cell.regions), f"rank of {cell.method}": cell.rank, f"learning rate of {cell.method}": cell.rate}
 
 
 def spread_of(values: np.ndarray, own: dict[Cell, int], first: dict[Cell, int]) -> np.ndarray:

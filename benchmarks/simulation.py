@@ -29,6 +29,7 @@ class Searched(Protocol):
     rungs: tuple[int, ...]
     reference: tuple[float, float]
     evaluation_seconds: float
+    yardstick: Mapping[str, Any] | None
 
     def true(self, point: Any, steps: int) -> np.ndarray: ...
     def observe(self, point: Any, steps: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]: ...
@@ -116,22 +117,21 @@ class Known:
                 or any(each.point.root == point.root and point.steps in each.ahead for each in self.running.values()))
 
 
-def search(problem: Searched, proposer: Any, rule: Rule | None, seed: int, cost: float, workers: int = 1,
-           fixed: Mapping[str, Any] | None = None) -> Curve:
+def search(problem: Searched, proposer: Any, rule: Rule | None, seed: int, cost: float, workers: int = 1) -> Curve:
     """One search until so many seconds of work are paid, or nothing new is proposed any more.
 
     proposer: an hpo.proposer.Proposer over problem.propose, whose candidates have a `root` and `steps`. rule: without one a trial is
     evaluated at its last rung only, and pays for that evaluation alone. seed: of the noise; the same trial number has the same.
-    workers: in virtual time, each with a trial of its own. fixed: answers that no sampler chooses, such as the steps.
+    workers: in virtual time, each with a trial of its own.
     """
-    return Search(problem, proposer, rule, seed, fixed).run(cost, workers)
+    return Search(problem, proposer, rule, seed).run(cost, workers)
 
 
 class Search:
     """The state of a search; see `search`."""
 
-    def __init__(self, problem: Searched, proposer: Any, rule: Rule | None, seed: int, fixed: Mapping[str, Any] | None):
-        self.problem, self.proposer, self.rule, self.seed, self.fixed = problem, proposer, rule, seed, fixed
+    def __init__(self, problem: Searched, proposer: Any, rule: Rule | None, seed: int):
+        self.problem, self.proposer, self.rule, self.seed = problem, proposer, rule, seed
         self.known, self.attained = Known(), Attained(problem.reference)
         self.number = self.finished = self.stopped = 0
         self.clock = self.paid = 0.0
@@ -161,7 +161,7 @@ class Search:
         for failed in range(DUPLICATES):
             number, self.number = self.number, self.number + 1
             try:
-                proposal = self.proposer.propose(number, self.fixed, at_random=failed >= STUCK)
+                proposal = self.proposer.propose(number, None if number else self.problem.yardstick, at_random=failed >= STUCK)
             except BadProposal:
                 continue
             point = proposal.candidate
@@ -174,6 +174,9 @@ class Search:
             self.proposer.started(number, proposal.parameters, proposal.distributions, proposal.system_attrs)
             return trial
         return None
+
+    def is_yardstick(self, trial: Running) -> bool:
+        return trial.number == 0 and self.problem.yardstick is not None
 
     def seconds(self, trial: Running) -> float:
         """Until its next rung is evaluated."""
@@ -189,7 +192,7 @@ class Search:
         stop = False
         if self.rule:
             self.rule.learn(trial.number, point.steps, steps, values, replicates)
-            stop = bool(trial.ahead) and self.rule.decide(trial.number, steps).stop
+            stop = bool(trial.ahead) and not self.is_yardstick(trial) and self.rule.decide(trial.number, steps).stop
         ended = stop or not trial.ahead
         self.proposer.learn(Point(trial.number, steps, ended, proposal.parameters, proposal.distributions, tuple(values.tolist()), (),
                                   proposal.system_attrs, self.problem.seconds(point, steps) + self.problem.evaluation_seconds))

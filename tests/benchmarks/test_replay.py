@@ -10,11 +10,10 @@ import pytest
 from optuna.trial import FixedTrial
 
 from benchmarks.cells import Cell
-from benchmarks.replay import Table
+from benchmarks.replay import Table, answers
 from hpo.flat import STEPS
 from hpo.proposer import Proposer
 from hpo.spaces.base import BadProposal
-from trainers.candidate import where
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +22,7 @@ def table() -> Table:
 
 
 def answered(table: Table, cell: Cell) -> Any:
-    return table.propose(FixedTrial({"method": cell.method, "blocks": where(cell.regions), f"rank of {cell.method}": cell.rank,
-                                     f"learning rate of {cell.method}": cell.rate, STEPS: table.rungs[-1]}))
+    return table.propose(FixedTrial({**answers(cell), STEPS: table.rungs[-1]}))
 
 
 def test_each_cell_of_the_table_can_be_asked_for_and_no_other(table: Table) -> None:
@@ -34,6 +32,12 @@ def test_each_cell_of_the_table_can_be_asked_for_and_no_other(table: Table) -> N
     without = replace(table, rows={cell: table.rows[cell] for cell in others})
     with pytest.raises(BadProposal, match="not in the table"):
         answered(without, absent)
+
+
+def test_the_yardstick_is_full_fine_tuning_and_gives_the_reference_point(table: Table) -> None:
+    cell = dict(table.propose(FixedTrial(dict(table.yardstick))).root)["cell"]
+    assert cell.method == "full" and len(cell.regions) == 3
+    assert table.values[table.rows[cell], -1, 1] == table.reference[1], "it copies more than the base model"
 
 
 def test_no_cell_is_better_than_the_best_there_is(table: Table) -> None:

@@ -13,7 +13,7 @@ from benchmarks.problems import PROBLEMS, Asked
 from benchmarks.simulation import Attained, Curve, MoAsha, net, search
 from hpo.objectives import hypervolume
 from hpo.proposer import Proposer
-from hpo.pruning import Pruner
+from hpo.pruning import Decision, Pruner
 
 BOTH = ["minimize", "minimize"]
 
@@ -27,6 +27,7 @@ class Table:
     rungs: tuple[int, ...] = (1, 3, 9)
     reference: tuple[float, float] = (10.0, 10.0)
     evaluation_seconds: float = 10.0
+    yardstick: dict[str, Any] | None = None
     seen: list[tuple[str, int]] = field(default_factory=list)
 
     def propose(self, trial: Any) -> Asked:
@@ -102,10 +103,18 @@ def test_the_budget_ends_the_search():
     assert random_search(ladder(), cost=40).cost.tolist() == [19, 38, 57]
 
 
-def test_fixed_answers_are_given():
-    table = Table({"a": (1.0, 1.0), "b": (2.0, 2.0)}, steps=(1, 3, 9))
-    random_search(table, fixed={"steps": 3})
-    assert sorted(table.seen) == [("a", 3), ("b", 3)]
+class Hasty:
+    """Stops all that it is asked about."""
+
+    def learn(self, *_: Any) -> None: ...
+    def decide(self, number: int, steps: int) -> Decision:
+        return Decision(True, 1.0, 0, False)
+
+
+def test_the_yardstick_comes_first_and_is_never_stopped():
+    table = Table({"a": (1.0, 1.0), "b": (2.0, 2.0)}, yardstick={"name": "b", "steps": 9})
+    random_search(table, Hasty())
+    assert table.seen == [("b", 1), ("b", 3), ("b", 9), ("a", 1)]
 
 
 def test_a_curve_is_read_between_its_points():

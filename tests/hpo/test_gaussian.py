@@ -9,7 +9,7 @@ import torch
 from optuna._gp import gp
 from optuna.distributions import FloatDistribution
 
-from hpo.gaussian import MOST_POINTS, additive_kernel, thinned
+from hpo.gaussian import MOST_POINTS, additive_kernel, nearly_normal, normalised, thinned
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -31,6 +31,31 @@ def test_the_front_and_the_newest_when_they_are_many() -> None:
     study = study_of(MOST_POINTS + 50)
     kept = [trial.number for trial in thinned(study, study.trials)]
     assert kept == [0, *range(51, MOST_POINTS + 50)]
+
+
+def test_a_diverged_trial_leaves_the_others_apart() -> None:
+    scores = np.array([2.0, 3.0, 4.0, 8.0, 20.0, 35.0, 1e5])
+    seen = nearly_normal(scores)
+    assert (np.diff(seen) > 0).all(), "their order is what it was"
+    plain = (scores - scores.mean()) / scores.std()
+    assert np.ptp(seen[:-1]) / np.ptp(seen) > 1000 * np.ptp(plain[:-1]) / np.ptp(plain)
+
+
+@pytest.mark.parametrize("values", [[3.0], [3.0, 3.0, 3.0, 3.0, 3.0], [1.0, 2.0, 1.0, 2.0, 1.0]])
+def test_few_different_values_are_as_they_were(values: list[float]) -> None:
+    assert nearly_normal(np.array(values)).tolist() == values
+
+
+def test_values_most_of_which_are_equal() -> None:
+    seen = nearly_normal(np.array([1.0, 2.0, 3.0, *[5.0] * 20]))
+    assert np.isfinite(seen).all() and (np.diff(seen[:4]) > 0).all()
+
+
+def test_trials_themselves_keep_their_values() -> None:
+    study = study_of(6)
+    shown = normalised(study.trials)
+    assert [trial.values for trial in study.trials] == [[number, number] for number in range(6)]
+    assert [trial.number for trial in shown] == list(range(6)) and all(shown[i].values[0] < shown[i + 1].values[0] for i in range(5))
 
 
 def regressor(points: torch.Tensor, values: torch.Tensor, categorical: list[bool]) -> gp.GPRegressor:
