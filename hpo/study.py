@@ -142,8 +142,10 @@ class Search:
             while bad_proposals < MOST_BAD_PROPOSALS:
                 trials.expire(self.store, self.id)
                 counts = leases.counts(self.store, self.id)
-                if self.unanswered and trials.is_held(self.store, self.request):  # the trial that was begun when the answer was lost
-                    return self.taken(self.asked_for(trials.take))
+                if self.unanswered:
+                    if trials.is_held(self.store, self.request):  # the trial that was begun when the answer was lost
+                        return self.taken(self.asked_for(trials.take))
+                    self.request, self.unanswered = request(), False  # none was, or it was lost since
                 verdict = self.ending.verdict(counts)
                 if verdict:
                     return Wait() if counts.running else verdict

@@ -35,7 +35,7 @@ END
 $$;
 
 -- A new trial, running under a lease of the connection's worker, or refused (refused_as: duplicate, infeasible, failed) in one go.
--- The same request again gives the same trial. Locks Optuna's study as Optuna does, since a trial's number is a count.
+-- The same request again gives the same trial, while the worker holds it or if it was refused. Locks Optuna's study as Optuna does, since a trial's number is a count.
 CREATE OR REPLACE FUNCTION peft_pareto.start(
     study integer, asked text, refused_as text, why text, candidate jsonb, names text[], internal double precision[],
     kinds text[], user_keys text[], user_values text[], system_keys text[], system_values text[]
@@ -46,7 +46,8 @@ DECLARE
 BEGIN
     PERFORM FROM optuna.studies s WHERE s.study_id = study FOR UPDATE;
     SELECT t.trial_id, t.number INTO trial, place
-        FROM peft_pareto.leases l JOIN optuna.trials t ON t.trial_id = l.trial_id WHERE l.request = asked;
+        FROM peft_pareto.leases l JOIN optuna.trials t ON t.trial_id = l.trial_id
+        WHERE l.request = asked AND l.worker = peft_pareto.worker() AND l.outcome IS NOT DISTINCT FROM refused_as;
     IF FOUND THEN
         RETURN NEXT;
         RETURN;
@@ -167,14 +168,14 @@ BEGIN
 END
 $$;
 
--- Takes the lease from a trial: it waits to be taken up again, or, at its last loss, fails. The caller has locked trial
--- and lease.
+-- Takes the lease from a trial: it waits to be taken up again, or, at its last loss, fails. Its request is forgotten, since
+-- the same asked again is to give a trial that is held. The caller has locked trial and lease.
 CREATE OR REPLACE FUNCTION peft_pareto.lose(trial integer, counted boolean, why text, leaver text) RETURNS void
     LANGUAGE plpgsql AS
 $$
 BEGIN
     UPDATE peft_pareto.leases l
-        SET losses = l.losses + 1, outcome = 'failed', own_cause = false, settled_at = clock_timestamp(), left_by = leaver,
+        SET losses = l.losses + 1, outcome = 'failed', own_cause = false, settled_at = clock_timestamp(), left_by = leaver, request = NULL,
             reason = format('its lease was lost %s times without a new rung, at last: %s', l.losses + 1, why)
         WHERE l.trial_id = trial AND counted AND l.losses + 1 >= peft_pareto.most_losses();
     IF FOUND THEN
@@ -182,7 +183,8 @@ BEGIN
         RETURN;
     END IF;
     UPDATE peft_pareto.leases l
-        SET worker = NULL, losses = l.losses + counted::integer, reason = why, left_by = leaver, stage = NULL WHERE l.trial_id = trial;
+        SET worker = NULL, losses = l.losses + counted::integer, reason = why, left_by = leaver, stage = NULL, request = NULL
+        WHERE l.trial_id = trial;
     UPDATE optuna.trials t SET state = 'WAITING' WHERE t.trial_id = trial;
 END
 $$;

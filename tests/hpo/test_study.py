@@ -467,3 +467,26 @@ def test_a_trial_whose_answer_was_lost_is_the_next_that_is_asked_for(trials_aske
     assert (asked.number, asked.yardstick, len(search.study.trials)) == (0, True, 1)
     if trials_asked > 1:
         assert search.ask().number == 1, "and the one after it is another"
+
+
+def test_a_trial_whose_answer_was_lost_and_whose_lease_ran_out_is_asked_for_like_any_other(searching: Searching, opened: Callable, query: Callable,
+                                                                                            monkeypatch) -> None:
+    search = searching()
+    other = beside(search, opened)
+    tell(search, asks(search), scores(1, 1))
+    older = asks(other)
+    real = trials.start
+
+    def lost(*given, **more):
+        begun.append(real(*given, **more))
+        raise StorageUnreachable("the answer was lost")
+
+    begun: list[trials.Started] = []
+    with monkeypatch.context() as patched, pytest.raises(StorageUnreachable):
+        patched.setattr(trials, "start", lost)
+        search.ask()
+    expire(query, older)
+    query("ALTER TABLE peft_pareto.leases DISABLE TRIGGER guard")
+    query("UPDATE peft_pareto.leases SET expires_at = clock_timestamp() WHERE trial_id = :id", id=begun[0].trial_id)
+    query("ALTER TABLE peft_pareto.leases ENABLE TRIGGER guard")
+    assert [asks(search).number for _ in range(2)] == [older.number, begun[0].number]

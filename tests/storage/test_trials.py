@@ -11,7 +11,7 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
 from optuna.trial import TrialState
-from sqlalchemy import text
+from sqlalchemy import exc, text
 
 from storage import leases, results, trials
 from storage.errors import BadValue, LeaseLost, NoWorker, StudyFull
@@ -73,6 +73,32 @@ def test_the_same_request_gives_the_same_trial(study: Callable) -> None:
     taken = [trials.take(made.store, made.id, f"take {made.id}") for _ in range(2)]
     assert taken[0] == taken[1] and taken[0].number == 2
     assert trials.take(made.store, made.id, "another") is None
+
+
+@pytest.mark.parametrize("how", ["expired", "left"])
+def test_a_request_is_forgotten_with_the_trial_that_it_gave(study: Callable, opened: Callable, how: str) -> None:
+    made = study()
+    other = made.seen_by(opened())
+    first, second = other.start(), made.start(request=f"mine {made.id}")
+    for holder, trial in ((other, first), (made, second)):
+        if how == "left":
+            trials.leave(holder.store, trial.trial_id)
+        else:
+            made.run_out(trial)
+    trials.expire(made.store, made.id)
+    assert not trials.is_held(made.store, f"mine {made.id}")
+    assert trials.take(made.store, made.id, f"mine {made.id}").number == first.number, "the oldest that waits"
+    assert other.take().number == second.number
+    assert made.start(request=f"other {made.id}").number == 2
+    assert made.start(request=f"another {made.id}") != second
+
+
+def test_the_same_request_gives_no_trial_that_another_holds(study: Callable, opened: Callable) -> None:
+    made = study()
+    made.start("h", request=f"mine {made.id}")
+    with pytest.raises(exc.IntegrityError, match="leases_request_key"):
+        made.seen_by(opened()).start("i", request=f"mine {made.id}")
+    assert len(made.study.get_trials()) == 1
 
 
 def test_a_refused_proposal_is_written_in_one_go_and_counts_nowhere(study: Callable) -> None:
