@@ -226,6 +226,24 @@ def test_nobody_ends_an_exhausted_study_while_a_trial_runs(searching: Searching,
     assert isinstance(other.ask(), Ended) and leases.counts(other.store, other.id).finished == len(FEW)
 
 
+def test_a_space_is_not_exhausted_by_what_only_runs_now(searching: Searching, opened: Callable, tmp_path) -> None:
+    (tmp_path / "two.py").write_text(TWO_METHODS)
+    search = searching(trials=20, space=f"{tmp_path / 'two.py'}:propose", sampler="random", pruner="none")
+    tell(search, asks(search), scores(5, 5))
+    others = [beside(search, opened) for _ in range(2)]
+    running = [asks(other) for other in others]
+    assert {asked.candidate.method for asked in running} == {"bias", "norm"}, "of each one only, however many steps"
+    assert isinstance(search.ask(), Wait)
+    for other, asked in zip(others, running):
+        for steps in asked.rungs:
+            rung(other, asked, steps, 1.0, 1.0)
+        other.finish(asked)
+    while not isinstance(asked := search.ask(), Ended):
+        run(search, lambda asked, steps: (1.0, 1.0), asked)
+    measured = {(each.candidate["method"], each.candidate["steps"]) for each in standing.evaluated(search.store, search.id, standing.last_recorded(search.store, search.id))}
+    assert measured >= {(method, steps) for method in ("bias", "norm") for steps in (4, 13, 40)}, asked
+
+
 def test_too_many_failures_end_the_launch_with_the_reasons(searching: Searching) -> None:
     search = searching(trials=5)
     assert most_failures(5) == 10 and most_failures(200) == 40
@@ -367,6 +385,13 @@ def test_an_unstable_front_or_another_wish_goes_on(searching: Searching, finish:
 
 
 # Users' own spaces.
+
+TWO_METHODS = """
+from hpo.spaces.reference import reference_candidate
+
+def propose(trial, bounds):
+    return reference_candidate(trial.suggest_categorical("method", ["bias", "norm"]), trial.suggest_categorical("steps", list(bounds.steps)))
+"""
 
 SPACE = """
 from trainers.candidate import Candidate

@@ -123,6 +123,20 @@ def test_a_refused_proposal_is_written_in_one_go_and_counts_nowhere(study: Calla
         made.start(outcome="finished")
 
 
+@pytest.mark.parametrize("how", ["finished", "failed", "left"])
+def test_duplicates_in_a_row_begin_anew_where_a_trial_has_ended(study: Callable, how: str) -> None:
+    made = study()
+    running = made.start()
+    for _ in range(2):
+        made.start(outcome="duplicate")
+        made.start(outcome="infeasible")
+    {"finished": made.finish, "failed": made.fail, "left": lambda trial: trials.leave(made.store, trial.trial_id)}[how](running)
+    counts = leases.counts(made.store, made.id)
+    assert (counts.duplicates_in_a_row, counts.infeasible_in_a_row) == (2 if how == "left" else 0, 2)
+    made.start(outcome="duplicate")
+    assert leases.counts(made.store, made.id).duplicates_in_a_row == (3 if how == "left" else 1)
+
+
 def test_a_proposal_of_which_nothing_could_be_made_is_a_failed_trial_without_a_candidate(study: Callable) -> None:
     made = study()
     started = trials.start(made.store, made.id, request=f"bad {made.id}", candidate=None, parameters={}, distributions={}, internal={},
