@@ -81,8 +81,7 @@ def is_begun(store: Store, study_id: int, hash: str) -> bool:
 
 def under_way(store: Store, study_id: int, root: str, repeat: int) -> int | None:
     """Number of a trial of this root and repeat that runs, or was left and waits to be taken up; None if there is none."""
-    query = ("SELECT min(t.number) AS found FROM peft_pareto.candidates c JOIN trials t USING (trial_id) "
-             "WHERE c.study_id = :study AND c.root = :root AND c.repeat = :repeat AND t.state IN ('RUNNING', 'WAITING')")
+    query = "SELECT peft_pareto.under_way(:study, :root, :repeat) AS found"
     return _rows(store, query, study=study_id, root=root, repeat=repeat)[0]["found"]
 
 

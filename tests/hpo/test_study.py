@@ -11,7 +11,7 @@ from finished_study import scores, tell
 from optuna.trial import TrialState
 from told import asks, beside, expire, quickly, run, rung, trial
 
-from hpo.agenda import MOST_DUPLICATES
+from hpo.agenda import MOST_DUPLICATES, Entry
 from hpo.ending import MOST_INFEASIBLE, STABLE_TRIALS, Ended, most_failures
 from hpo.errors import BadSetting
 from hpo.history import NAME
@@ -21,6 +21,7 @@ from hpo.study import MOST_BAD_PROPOSALS, Search, Wait
 from hpo.worker import stored_settings
 from storage import leases, results, standing, trials
 from storage.errors import LeaseLost, SettingsDiffer, StorageUnreachable
+from trainers.candidate import Candidate
 
 Searching = Callable[..., Search]
 IDENTITY = {"model": "m", "encoder": "e", "data": "d"}
@@ -515,3 +516,41 @@ def test_a_trial_whose_answer_was_lost_and_whose_lease_ran_out_is_asked_for_like
     query("UPDATE peft_pareto.leases SET expires_at = clock_timestamp() WHERE trial_id = :id", id=begun[0].trial_id)
     query("ALTER TABLE peft_pareto.leases ENABLE TRIGGER guard")
     assert [asks(search).number for _ in range(2)] == [older.number, begun[0].number]
+
+
+def test_who_is_paused_before_a_trial_begins_begins_none_that_another_began_since(searching: Searching, opened: Callable, monkeypatch) -> None:
+    """Its turn is over by then, which it would find out only with the next question."""
+    search = searching(space="reference", trials=9, methods="full,bias", steps=1, rungs=1, sampler="random")
+    tell(search, asks(search), scores(1, 1))
+    other, real, begun = beside(search, opened), trials.start, []
+
+    def paused(store, *given, **more):
+        if store is search.store and more["candidate"].method == "bias" and not begun:
+            begun.append(None)  # the other's own start is let through
+            begun[0] = other.begin(Entry(Candidate.from_json(more["candidate"].json)))
+        return real(store, *given, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trials, "start", paused)
+        assert search.ask() == Wait(), "all there is runs elsewhere"
+    assert begun[0].candidate.method == "bias" and leases.counts(search.store, search.id).running == 1
+
+
+def test_an_enqueued_duplicate_whose_worker_dies_is_run_by_nobody(searching: Searching, opened: Callable, query: Callable, monkeypatch) -> None:
+    class Killed(BaseException):
+        """As kill -9 ends a worker once its call is answered."""
+
+    search = searching(space="reference")
+    run(search, lambda asked, steps: (1.0, 1.0))
+    search.study.enqueue_trial({"method": "full", "steps": 13})
+    real = trials.describe
+
+    def killed(*given, **more):
+        real(*given, **more)
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(trials, "describe", killed)
+        search.ask()
+    assert trial(search, 1).state == TrialState.FAIL and reasons(search, query) == [("duplicate", "the same candidate as trial 0")]
+    assert asks(beside(search, opened)).number == 2

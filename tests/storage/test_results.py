@@ -205,8 +205,7 @@ def test_repeats_are_one_point_at_their_mean(study: Callable) -> None:
     made = study(10)
 
     def finish(hash: str, repeat: int, q: float, m: float, **more: object) -> None:
-        trial = made.start(hash, repeat=repeat)
-        made.finish(trial, q, m, hash=hash, seconds=10.0 * (repeat + 1), **more)
+        made.finish(made.start(hash, repeat=repeat), q, m, hash=hash, seconds=10.0 * (repeat + 1), **more)
 
     finish("other", 0, 2.0, 2.0)
     finish("lucky", 0, 0.0, 1.0)
@@ -216,7 +215,7 @@ def test_repeats_are_one_point_at_their_mean(study: Callable) -> None:
     (row,) = results.front(made.store, made.study.study_name)
     assert (row["trial"], row["repeats"]) == (0, 1), "its mean is (3, 2), which (2, 2) dominates"
     finish("lucky", 2, 0.0, 0.5)
-    finish("lucky", 2, 9.0, 9.0)
+    made.finish(made.start("longer", root="lucky", repeat=2, steps=90), 9.0, 9.0, hash="lucky", seconds=30.0)
     by_trial = {row["trial"]: row for row in results.front(made.store, made.study.study_name)}
     assert list(by_trial) == [1] and by_trial[1]["repeats"] == 3, "what was measured again with the same seed adds nothing"
     mean = by_trial[1]
