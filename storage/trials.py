@@ -271,8 +271,7 @@ def running_trials(store: Store, study_id: int, known: Collection[int] = ()) -> 
 
 
 def record_hypervolume(store: Store, trial_id: int, hypervolume: float) -> None:
-    """The front's hypervolume when this trial was finished, with how many trials of the study are, and their busy seconds in all;
-    anybody may, and again replaces. Raises BadValue."""
+    """The front's hypervolume when this trial was finished; anybody may, and again replaces. Raises BadValue."""
     query = "SELECT peft_pareto.record_hypervolume(:trial, :hypervolume)"
     with leases.translated(), store.at_once.connect() as connection:
         connection.execute(text(query), {"trial": trial_id, "hypervolume": number("hypervolume", hypervolume)})

@@ -11,7 +11,7 @@ import optuna
 import pytest
 from sqlalchemy import text
 
-from storage import leases, results, trials
+from storage import leases, results, standing, trials
 from storage.errors import BadValue, ForeignStudy, SettingsDiffer, UnknownStudy
 
 SCORES = ("fd", "kid", "loss_gap", "copy_excess", "copy_rate", "amd_train", "amd_twin")
@@ -248,18 +248,25 @@ def test_a_trial_is_shown_at_its_last_rung_and_a_rung_at_its_own(study: Callable
     assert (rows[0]["trainable"], rows[0]["trainable_share"], rows[0]["copy_excess_low"], rows[0]["kid"]) == (7, 0.5, 0.5, None)
 
 
-def test_hypervolume_is_kept_against_trials_and_time(study: Callable) -> None:
+def test_hypervolume_is_kept_against_begunand_time(study: Callable, store) -> None:
     made = study(name="history")
-    for finished in (1, 2):
-        trial = made.start()
+
+    def history() -> list[tuple]:
+        with store.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(text("SELECT * FROM hypervolume_history WHERE study = 'history'"))]
+
+    begun = [made.start() for _ in range(4)]
+    for trial in (begun[2], begun[0], begun[3]):  # the second two end before either has measured
         made.finish(trial, seconds=10.0)
-        for hypervolume in (0.0, numpy.float64(finished)):
-            trials.record_hypervolume(made.store, trial.trial_id, hypervolume)
+    assert history() == [("history", 2, 1, 10.0, None), ("history", 0, 2, 20.0, None), ("history", 3, 3, 30.0, None)]
+    for hypervolume in (0.0, numpy.float64(2.0)):
+        trials.record_hypervolume(made.store, begun[0].trial_id, hypervolume)
+    made.finish(begun[1], seconds=10.0, state="PRUNED")
+    trials.record_hypervolume(made.store, begun[1].trial_id, 3.0)
     with pytest.raises(BadValue, match="hypervolume=nan"):
-        trials.record_hypervolume(made.store, trial.trial_id, float("nan"))
-    with made.store.engine.connect() as connection:
-        rows = connection.execute(text("SELECT * FROM hypervolume_history WHERE study = 'history'")).all()
-    assert [tuple(row) for row in rows] == [("history", 0, 1, 10.0, 1.0), ("history", 1, 2, 20.0, 2.0)]
+        trials.record_hypervolume(made.store, begun[1].trial_id, float("nan"))
+    assert history() == [("history", 2, 1, 10.0, None), ("history", 0, 2, 20.0, 2.0), ("history", 3, 3, 30.0, None), ("history", 1, 4, 40.0, 3.0)]
+    assert standing.hypervolumes(made.store, made.id) == [2.0, 2.0, 3.0], "the worker of the third died before it had measured"
 
 
 def test_a_study_has_a_queue(study: Callable, store) -> None:
