@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy
 import optuna
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from storage import leases, results, standing, trials
 from storage.errors import BadValue, ForeignStudy, SettingsDiffer, UnknownStudy
@@ -43,6 +43,41 @@ def test_a_study_is_joined_if_its_binding_settings_agree(study: Callable) -> Non
     worker = results.register(made.store, made.id, None, {"data": "phantoms"}, {"workers": 1}, **KINDS)
     assert fewer.trials == worker.trials == leases.counts(made.store, made.id).trials == 3
     assert results.settings(made.store, made.id)["free"] == {"workers": 4}
+
+
+def paused_after_each_statement(made, query: str) -> list[str]:
+    """Runs the query, which takes locks or fails, on another connection whenever this worker's store has been answered; gives what was answered."""
+    answered = []
+
+    def pause(_connection, _cursor, statement: str, *_) -> None:
+        with made.store.optuna.engine.connect() as other:
+            other.execute(text(query), {"study": made.id}).all()
+        answered.append(statement)
+
+    event.listen(made.store.engine, "after_cursor_execute", pause)
+    return answered
+
+
+@pytest.mark.parametrize("asked_for", [None, 7])
+def test_who_is_paused_while_it_joins_keeps_nobody_waiting(study: Callable, asked_for: int | None) -> None:
+    made = study(5)
+    answered = paused_after_each_statement(made, "SELECT 1 FROM peft_pareto.studies JOIN studies USING (study_id) WHERE study_id = :study FOR UPDATE NOWAIT")
+    results.register(made.store, made.id, asked_for, {"data": "phantoms"}, {}, **KINDS)
+    assert answered
+
+
+def test_who_is_paused_while_it_writes_a_curve_can_lose_its_lease(study: Callable) -> None:
+    made = study(5)
+    trial = made.start()
+    answered = paused_after_each_statement(made, "SELECT 1 FROM peft_pareto.leases WHERE study_id = :study FOR UPDATE NOWAIT")
+    results.record_curve(made.store, trial.trial_id, {10: (0.5, 0.6), 20: (0.4, 0.6)})
+    assert len(answered) == 1
+
+
+def test_a_transaction_rests_for_less_than_a_lease(store) -> None:
+    with store.engine.connect() as connection:
+        assert connection.scalar(text("SELECT 1000 * :lease > setting::integer AND setting::integer > 0 FROM pg_settings "
+                                      "WHERE name = 'idle_in_transaction_session_timeout'"), {"lease": results.LEASE_SECONDS})
 
 
 @pytest.mark.parametrize(

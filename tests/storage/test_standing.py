@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import text
-
-from storage import results, standing, trials
+from storage import results, standing
 
 
 def test_baselines_are_listed_with_their_state_and_reason(study: Callable) -> None:

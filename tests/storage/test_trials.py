@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 
 import numpy as np
 import optuna
@@ -446,16 +447,15 @@ def test_two_that_do_not_take_turns_begin_one_candidate_once(study: Callable, op
     for steps in (30, 90):
         made = study(20)
         others = [made.seen_by(opened()) for _ in range(4)]
-        answers = together(*[lambda other=other, place=place: other.start(str(place), root="same", steps=30 if place else steps, request=f"{made.id} {place}")
-                             for place, other in enumerate(others)])
+        starts = [partial(other.start, str(place), root="same", steps=30 if place else steps, request=f"{made.id} {place}") for place, other in enumerate(others)]
+        answers = together(*starts)
         assert sorted(answer.outcome or "" for answer in answers) == ["", "duplicate", "duplicate", "duplicate"]
         begun = next(answer for answer in answers if answer.outcome is None)
         assert all(reason.startswith((f"the same candidate as trial {begun.number}", f"trial {begun.number} trains the same with another number of steps"))
                    for outcome, reason in outcomes(made) if outcome)
         counts = leases.counts(made.store, made.id)
         assert (counts.running, counts.duplicates) == (1, 3)
-        again = [other.start(str(place), root="same", request=f"{made.id} {place}") for place, other in enumerate(others)]
-        assert again == answers, "the answers were lost, and it is asked again"
+        assert [start() for start in starts] == answers, "the answers were lost, and it is asked again"
 
 
 def test_a_duplicate_is_found_whatever_else_is_wrong_with_it(study: Callable) -> None:
