@@ -105,6 +105,7 @@ class Search:
         """Create the study's row or join it; None: a worker that joins. queue: what is run before anything is proposed. Raises SettingsDiffer where a setting
         that means something differs."""
         if asked_for is not None:
+            self.check_code()
             self.space.check(self.bounds)
             constraints.check_reachable(self)
         # A user's space is compared by content, like model and data: its path may be another.
@@ -123,6 +124,16 @@ class Search:
             warm_start.settle(self)
         return registered
 
+    def check_code(self) -> None:
+        """Raises BadSetting where workers run trials with another version of this program: their scores would be taken for this one's."""
+        if results.settings(self.store, self.id) is None:
+            return
+        trials.expire(self.store, self.id)
+        counts = leases.counts(self.store, self.id)
+        if counts.running and counts.code not in (None, code.content_hash()):
+            raise BadSetting(f"study {self.settings.study!r} has {counts.running} trials that run with another version of this program ({counts.code}, this one "
+                             f"is {code.content_hash()}): wait until they have ended, or stop its workers, then launch again")
+
     def free(self) -> dict[str, Any]:
         """The settings that may change between launches. Paths are made absolute, for workers that start in other folders;
         the store's URL is left out, since it may hold a password."""
@@ -136,12 +147,13 @@ class Search:
     # Asking.
 
     def ask(self) -> Asked | Wait | Ended:
-        """The next trial to run, under a lease of this worker. One worker of the study asks at a time."""
+        """The next trial to run, under a lease of this worker. One worker of the study asks at a time. Raises OtherCode."""
         bad_proposals = 0
         with leases.translated(), leases.asking(self.store, self.id) as self.turn:
             while bad_proposals < MOST_BAD_PROPOSALS:
                 trials.expire(self.store, self.id)
                 counts = leases.counts(self.store, self.id)
+                code.check(self.settings.study, counts.code)  # it may have been launched with another since this worker joined
                 if self.unanswered:
                     if trials.is_held(self.store, self.request):  # the trial that was begun when the answer was lost
                         return self.taken(self.asked_for(trials.take))

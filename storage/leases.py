@@ -40,7 +40,7 @@ class Counts:
     `waiting`: enqueued, or left by their workers. `failed` counts what was run and failed, not duplicates and infeasible
     proposals, nor the expired and released trials of studies of before. `duplicates_in_a_row`, `infeasible_in_a_row`: since the
     last trial that was run, by trial number, and duplicates since the last that ended. `overdue`: the deadline of the study's
-    settings is over by the server's clock.
+    settings is over by the server's clock. `code`: of the program that the study was last launched with, as it says itself.
     """
 
     trials: int
@@ -56,6 +56,7 @@ class Counts:
     duplicates_in_a_row: int
     infeasible_in_a_row: int
     overdue: bool
+    code: str | None
 
 
 @dataclass(frozen=True)

@@ -228,9 +228,11 @@ $$;
 -- One row: how many trials are where. A withdrawn trial (FAIL without a lease) counts nowhere.
 -- duplicates_in_a_row, infeasible_in_a_row: such proposals since the last trial that was run; duplicates also only since the
 -- last that ended, since what was refused because of a running trial may be new once that has ended. Locks nothing.
-CREATE OR REPLACE FUNCTION peft_pareto.counts(study integer) RETURNS TABLE (
+DROP FUNCTION IF EXISTS peft_pareto.counts(integer);
+CREATE FUNCTION peft_pareto.counts(study integer) RETURNS TABLE (
     trials integer, finished bigint, stopped bigint, running bigint, waiting bigint, failed bigint, duplicates bigint,
-    infeasible bigint, expired bigint, released bigint, duplicates_in_a_row bigint, infeasible_in_a_row bigint, overdue boolean)
+    infeasible bigint, expired bigint, released bigint, duplicates_in_a_row bigint, infeasible_in_a_row bigint, overdue boolean,
+    code text)
     LANGUAGE sql STABLE AS
 $$
     WITH ran AS (
@@ -249,7 +251,8 @@ $$
     )
     SELECT s.trials, ran.finished, ran.stopped, ran.running, n.waiting, n.failed, n.duplicates, n.infeasible, n.expired, n.released,
            n.duplicates_in_a_row, n.infeasible_in_a_row,
-           coalesce(extract(epoch FROM clock_timestamp()) > (s.settings #>> '{free,deadline}')::double precision, false)
+           coalesce(extract(epoch FROM clock_timestamp()) > (s.settings #>> '{free,deadline}')::double precision, false),
+           s.settings #>> '{free,code}'
         FROM peft_pareto.studies s CROSS JOIN ran CROSS JOIN (
             SELECT count(*) FILTER (WHERE state = 'WAITING') AS waiting,
                    count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'failed') AS failed,

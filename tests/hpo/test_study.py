@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from told import asks, beside, expire, quickly, run, rung, trial
 
 from hpo.agenda import MOST_DUPLICATES, Entry
+from hpo.code import OtherCode
 from hpo.ending import MOST_INFEASIBLE, STABLE_TRIALS, Ended, most_failures
 from hpo.errors import BadSetting
 from hpo.history import NAME
@@ -554,3 +555,18 @@ def test_an_enqueued_duplicate_whose_worker_dies_is_run_by_nobody(searching: Sea
         search.ask()
     assert trial(search, 1).state == TrialState.FAIL and reasons(search, query) == [("duplicate", "the same candidate as trial 0")]
     assert asks(beside(search, opened)).number == 2
+
+
+def test_a_launch_of_other_code_waits_for_the_trials_that_run_and_ends_the_workers_of_before(searching: Searching, opened: Callable, query: Callable) -> None:
+    search = searching(trials=9)
+    running = asks(search)
+    query("UPDATE peft_pareto.studies SET settings = jsonb_set(settings, '{free,code}', '\"older\"') WHERE study_id = :s", s=search.id)
+    with pytest.raises(OtherCode, match="is run with code older"):
+        beside(search, opened).ask()
+    later = Search(opened(), search.settings)
+    with pytest.raises(BadSetting, match="has 1 trials that run with another version of this program \\(older") as refused:
+        later.register(9, IDENTITY)
+    assert "\n" not in str(refused.value) and results.settings(search.store, search.id)["free"]["code"] == "older"
+    expire(query, running)
+    later.register(9, IDENTITY)
+    assert asks(later).number == running.number
