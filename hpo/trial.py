@@ -18,7 +18,7 @@ from hpo.study import Asked, Search
 from hpo.tuning import Tuning
 from metrics.errors import MetricError
 from storage import leases, results
-from storage.errors import LeaseLost, StorageError, StorageUnreachable
+from storage.errors import BadValue, LeaseLost, StorageError, StorageUnreachable
 from storage.retrying import retrying
 from trainers.errors import TrainerError
 
@@ -31,9 +31,9 @@ def run_trial(search: Search, inner: InnerLoop, asked: Asked) -> Generator[int, 
     """Run what was asked and tell the study; gives the steps of each rung when it is written, and in the end the outcome: finished, stopped,
     failed, left or lost.
 
-    A failure is stored with its reason and the search goes on: the candidate's own (a loss that is not finite, no memory
-    for it) is final, any other lets it go on elsewhere. Raises Stopped after giving the trial back, DiskTrouble after the
-    same, since the next trial would find the disk as full, and StorageUnreachable where the database is away: then the
+    A failure is stored with its reason and the search goes on: the candidate's own (a loss or a score that is not finite, no
+    memory for it) is final, any other lets it go on elsewhere. Nothing else is raised than Stopped after giving the trial back,
+    DiskTrouble after the same, since the next trial would find the disk as full, and StorageUnreachable where the database is away: then the
     lease runs out, and the trial goes on from its last rung.
     """
     try:
@@ -44,7 +44,7 @@ def run_trial(search: Search, inner: InnerLoop, asked: Asked) -> Generator[int, 
     except (Stopped, KeyboardInterrupt, GeneratorExit):
         release(search, asked)
         raise
-    except StorageError:
+    except StorageUnreachable:
         raise  # nobody knows whether the trial was told
     except Exception as error:  # whatever a trial raises is stored with it, and the search goes on
         if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
@@ -127,4 +127,4 @@ def is_own_cause(error: BaseException) -> bool:
     """Whether the candidate is to blame, and would fail again: not so for disks, connections and the device."""
     if isinstance(error, OSError):
         return error.errno in (errno.EINVAL,)
-    return isinstance(error, (TrainerError, MetricError, AssertionError, torch.OutOfMemoryError, ArithmeticError))
+    return isinstance(error, (TrainerError, MetricError, BadValue, AssertionError, torch.OutOfMemoryError, ArithmeticError))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -27,8 +28,10 @@ from hpo.stopping import Stopped
 from hpo.study import Asked, Search
 from hpo.trial import fail, is_own_cause, reason_of, release, run_trial
 from metrics.errors import BadArray
+from metrics.estimate import Estimate
+from metrics.scores import Scores
 from storage import embedded, leases, results, trials
-from storage.errors import StorageUnreachable
+from storage.errors import BadValue, StorageUnreachable
 from storage.store import open_store, worker_name
 from trainers import checkpoint
 from trainers.candidate import Candidate
@@ -195,6 +198,29 @@ def test_a_candidate_that_diverges_fails_by_its_own_fault_and_is_not_tried_again
     assert not files(search, keeping.WEIGHTS) and not files(search, keeping.STATE)
 
 
+def test_a_held_out_loss_that_is_not_finite_is_the_candidate_s_own_fault_too(search: Search, inner: InnerLoop, query: Callable) -> None:
+    """It is measured after a step, before the next one's own loss would say so."""
+    asked = search.ask()
+    wild = replace(asked, candidate=replace(asked.candidate, learning_rate=1e20))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(inner, "settings", replace(inner.settings, held_out_every=1))
+        assert ended(run_trial(search, inner, wild)) == ([], "failed")
+    state, how, reason = outcome(search, query, 0)
+    assert (state, how) == ("FAIL", "failed") and reason.startswith("TrainingDiverged: loss is nan at step 1 with learning rate 1e+20")
+    assert leases.read(search.store, asked.id).own_cause and list(results.curve(search.store, asked.id)) == [0]
+
+
+def test_a_score_that_cannot_be_stored_is_the_candidate_s_own_fault_too(search: Search, inner: InnerLoop, query: Callable) -> None:
+    """Replicates are stored in four bytes each."""
+    asked, real, large = search.ask(), inner.scores, np.full(256, 1e300)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(inner, "scores", lambda measured: Scores({**real(measured), "kid": Estimate(1e300, 1e300, 1e300, large)}))
+        assert ended(run_trial(search, inner, asked)) == ([], "failed")
+    state, how, reason = outcome(search, query, 0)
+    assert (state, how) == ("FAIL", "failed") and reason.startswith("BadValue: replicates of kid must be 256 finite numbers")
+    assert leases.read(search.store, asked.id).own_cause and not stored(search, asked)
+
+
 @pytest.mark.parametrize(("place", "times"), [("weights", 4), ("states", 2)])
 def test_a_disk_that_refuses_ends_the_worker_and_costs_the_candidate_nothing(place: str, times: int, search: Search, inner: InnerLoop, query: Callable) -> None:
     """However often it happens: else the yardstick would be given up for another method's. Scores are written before states, so that it gets on."""
@@ -317,7 +343,7 @@ def test_after_a_trial_no_tensor_and_no_process_is_left(search: Search, inner: I
     assert psutil.Process().children(recursive=True) == processes
 
 
-@pytest.mark.parametrize(("error", "own"), [(TrainingDiverged(2, float("nan"), 1.0), True), (BadSelection("x"), True), (BadArray("x"), True),
+@pytest.mark.parametrize(("error", "own"), [(TrainingDiverged(2, float("nan"), 1.0), True), (BadSelection("x"), True), (BadArray("x"), True), (BadValue("x"), True),
                                             (torch.OutOfMemoryError("x"), True), (ZeroDivisionError(), True), (AssertionError(), True),
                                             (OSError(errno.ENOSPC, "full"), False), (ConnectionResetError(), False), (MemoryError(), False),
                                             (StorageUnreachable("away"), False), (RuntimeError("CUDA error: unspecified launch failure"), False)])
