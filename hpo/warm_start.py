@@ -91,7 +91,9 @@ def points(search: Search, yardstick: Sequence[float]) -> Iterator[Point]:
     study's, a joint reward by the source's own. Numbers are negative, so that no trial of this study is meant. What this study's space cannot propose is
     left out. yardstick: the scores of this study's."""
     found = source(search, search.settings.warm_start)
-    rows = standing.evaluated(search.store, found.id, search.study.user_attrs[MARK]["recorded"])
+    with leases.translated():
+        until = search.study.user_attrs[MARK]["recorded"]
+    rows = standing.evaluated(search.store, found.id, until)
     last = {row.number: place for place, row in enumerate(rows)}
     for place, row in enumerate(rows):
         candidate = adapted(Candidate.from_json(row.candidate), found, search)
