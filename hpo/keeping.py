@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,6 +95,19 @@ def note_state(search: Search, asked: Asked) -> None:
 def stays(search: Search, asked: Asked) -> bool:
     """Whether a finished trial's tensors and state are kept."""
     return search.settings.keep == "all" or search.settings.keep == "front" and retrying(lambda: standing.is_on_front(search.store, asked.id))
+
+
+def clear(search: Search, asked: Asked) -> None:
+    """Delete what this worker wrote after it had lost the trial, of which there is no note any more: another worker has done with that file, and nobody will
+    note it again, since the trial has ended or the rung is evaluated. What is noted is that worker's now, and `tidy` sees to it."""
+    ended = retrying(lambda: leases.read(search.store, asked.id)).outcome is not None
+    evaluated = {row["steps"] for row in retrying(lambda: results.rungs(search.store, search.settings.study)) if row["trial"] == asked.number}
+    paths = [path for steps in asked.rungs if (ended or steps in evaluated) and (path := path_for(search, asked, steps)) is not None]
+    paths += [state_path(search, asked)] if ended else []
+    noted = {path for kind in (WEIGHTS, STATE) for path in retrying(partial(results.artifacts, search.store, search.id, kind)).get(asked.number, ())}
+    for path in paths:
+        if str(path) not in noted:
+            discard(path)
 
 
 def forget(search: Search, path: Path) -> None:

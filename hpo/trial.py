@@ -39,8 +39,7 @@ def run_trial(search: Search, inner: InnerLoop, asked: Asked) -> Generator[int, 
     try:
         outcome = yield from evaluate(search, inner, asked)
     except LeaseLost as error:
-        log.warning("trial %d was lost: %s", asked.number, error)
-        outcome = "lost"
+        outcome = lost(search, asked, error)
     except (Stopped, KeyboardInterrupt, GeneratorExit):
         release(search, asked)
         raise
@@ -95,19 +94,28 @@ def evaluate(search: Search, inner: InnerLoop, asked: Asked) -> Generator[int, N
 
 
 def write(search: Search, asked: Asked, result: Result, seconds: float) -> bool:
-    """Write a rung; whether the trial is to be stopped there. May be done twice."""
+    """Write a rung; whether the trial is to be stopped there. May be done twice. The note comes last: only a rung is refused to a worker that has lost
+    its lease."""
     results.record_curve(search.store, asked.id, result.curve)
+    stop = search.report(asked, result.steps, result.scores, result.trainable, seconds, result.memory)
     notes.write(search, asked, result)
-    return search.report(asked, result.steps, result.scores, result.trainable, seconds, result.memory)
+    return stop
 
 
 def fail(search: Search, asked: Asked, error: Exception) -> str:
     log.warning("trial %d failed: %s", asked.number, reason_of(error))
     try:
         return retrying(lambda: search.fail(asked, reason_of(error), own_cause=is_own_cause(error)))
-    except LeaseLost as lost:
-        log.warning("trial %d was lost: %s", asked.number, lost)
-        return "lost"
+    except LeaseLost as gone:
+        return lost(search, asked, gone)
+
+
+def lost(search: Search, asked: Asked, error: LeaseLost) -> str:
+    """This process slept, or was cut off, for longer than a lease: the trial is another's, perhaps ended since, and what was written in the
+    meantime is of no use. Gives the outcome."""
+    log.warning("trial %d was lost: %s", asked.number, error)
+    keeping.clear(search, asked)
+    return "lost"
 
 
 def release(search: Search, asked: Asked) -> None:
