@@ -70,26 +70,30 @@ def keep(search: Search, asked: Asked, tuning: Tuning) -> None:
     written before the rung is, so that no point of the front is without its tensors. Raises LeaseLost, OSError."""
     path = path_for(search, asked, tuning.done)
     if path is not None:
-        retrying(lambda: results.record_artifact(search.store, asked.id, WEIGHTS, str(path)))
+        note(search, asked, WEIGHTS, path)
         tuning.keep(path)
-        for left in unfinished(path):  # by a worker that died while it wrote
-            left.unlink(missing_ok=True)
 
 
 def save(search: Search, asked: Asked, tuning: Tuning, last: bool) -> None:
     """Write the state of the training at a rung; at a trial's last one only if it may stay. Raises LeaseLost, OSError."""
-    if last and not stays(search, asked):
-        return
-    tuning.save()
-    for left in unfinished(state_path(search, asked)):
-        left.unlink(missing_ok=True)
+    if not last or stays(search, asked):
+        tuning.save()
 
 
 def note_state(search: Search, asked: Asked) -> None:
     """To be called before a state is written: a worker that lost its lease must not put an old state over a new one, and a file must be known of. Raises
     LeaseLost."""
     retrying(lambda: leases.heartbeat(search.store, asked.id))
-    retrying(lambda: results.record_artifact(search.store, asked.id, STATE, str(state_path(search, asked))))
+    note(search, asked, STATE, state_path(search, asked))
+
+
+def note(search: Search, asked: Asked, kind: str, path: Path) -> None:
+    """Note a file before it is written, and delete what workers that died, or lost the trial, left of it half-written. That is looked for before the lease is, by
+    which the note is accepted: what another worker writes that takes the trial up from now on is not found. Raises LeaseLost, OSError."""
+    left = list(unfinished(path))
+    retrying(lambda: results.record_artifact(search.store, asked.id, kind, str(path)))
+    for each in left:
+        each.unlink(missing_ok=True)
 
 
 def stays(search: Search, asked: Asked) -> bool:

@@ -328,6 +328,32 @@ def test_what_is_written_after_another_has_finished_the_trial_and_tidied_up_is_d
     assert not [name for kind in (keeping.WEIGHTS, keeping.STATE) for name in files(search, kind) if name.startswith(f"trial-{asked.number:05d}-")]
 
 
+@pytest.mark.parametrize("place", ["weights", "states"])
+def test_what_is_half_written_is_deleted_unless_it_is_of_who_has_the_trial_now(place: str, search: Search, inner: InnerLoop, query: Callable, opened: Callable) -> None:
+    """The other worker has taken the trial up and writes the same file when this one, which slept before it wrote, wakes: it must find its own there in the end."""
+    other, asked, slept = beside(search, opened), asks(search), []
+    path = keeping.path_for(search, asked, asked.rungs[0]) if place == "weights" else keeping.state_path(search, asked)
+    dead, begun = (path.with_name(f"{path.name}.{name}{checkpoint.UNFINISHED}") for name in ("dead", "begun"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dead.write_bytes(b"half")
+
+    def sleep() -> None:
+        if not slept:
+            slept.append(True)
+            run_out(query, asked)
+            assert asks(other).number == asked.number
+            begun.write_bytes(b"half")
+
+    keep, note_state = Tuning.keep, keeping.note_state
+    with pytest.MonkeyPatch.context() as patched:
+        if place == "weights":
+            patched.setattr(Tuning, "keep", lambda *given: (sleep(), keep(*given)))
+        else:
+            patched.setattr(keeping, "note_state", lambda *given: (note_state(*given), sleep()))
+        assert ended(run_trial(search, inner, asked))[1] == "lost" and slept
+    assert begun.exists() and not dead.exists()
+
+
 def test_what_another_worker_writes_of_a_lost_trial_is_left_alone(search: Search, opened: Callable, query: Callable) -> None:
     """Whether or not it has noted it yet: it goes on with the trial."""
     asked = asks(search)
