@@ -52,9 +52,13 @@ def state_path(search: Search, asked: Asked, number: int | str | None = None) ->
 
 
 def inherit_state(search: Search, inner: InnerLoop, asked: Asked, most: int) -> None:
-    """Let a trial that has no state of its own begin with the longest that was kept of a shorter training of the same, up to `most` steps. Raises LeaseLost,
-    OSError."""
+    """Let a trial that has no state of its own begin with the longest that was kept of a shorter training of the same, up to `most` steps. One of its own
+    beyond them is deleted: a fail-over of the database has lost the rung that it was written at. Raises LeaseLost, OSError."""
     own = state_path(search, asked)
+    if (inner.kept_step(asked.candidate, asked.repeat, own) or 0) > most:
+        note_state(search, asked)
+        log.warning("trial %d: its state is beyond the rung at %d steps, which is not stored; it begins anew", asked.number, most)
+        own.unlink(missing_ok=True)
     if not asked.known or own.exists():
         return
     found = [(step, path) for path in own.parent.glob(state_path(search, asked, "*").name)

@@ -149,6 +149,15 @@ def test_without_its_state_it_begins_anew_to_the_same_scores(search: Search, inn
     assert ended(run_trial(search, inner, search.ask()))[1] == "finished" and stored(search, asked) == unbroken(inner, asked.candidate)
 
 
+def test_a_state_beyond_the_last_stored_rung_is_begun_anew(search: Search, inner: InnerLoop) -> None:
+    """A fail-over of the database to a standby that lagged behind has lost the rung; its scores are not those of the rung before it."""
+    asked = search.ask()
+    with Tuning(inner, asked.candidate, state=keeping.state_path(search, asked)) as tuning:
+        tuning.train(4)
+        tuning.save()
+    assert ended(run_trial(search, inner, asked)) == ([2], "finished") and stored(search, asked) == unbroken(inner, asked.candidate)
+
+
 @pytest.mark.parametrize(("keep", "kept"), [("all", True), ("none", False)])
 def test_a_state_goes_with_its_trial_unless_it_is_kept(keep: str, kept: bool, searching: Callable, inner: InnerLoop, tmp_path) -> None:
     search = searching(replace(inner.settings, study=f"{keep}-{tmp_path.name}", out=str(tmp_path / "out"), checkpoints=str(tmp_path / "shared"), keep=keep), trials=2)
