@@ -170,6 +170,30 @@ def test_it_takes_trials_until_the_study_is_finished_and_says_so_without_noise(r
     assert "ExperimentalWarning" not in log and "Traceback" not in log and "it/s]" not in log
 
 
+HANGING = """
+import ctypes
+from hpo import stopping, worker
+worker.STOP_SECONDS = 0.5
+stopping.on_signals(worker.signal.SIGTERM)
+worker.die_with_parent()
+lock = ctypes.create_string_buffer(64)
+print("hangs", flush=True)
+for _ in range(2):
+    ctypes.CDLL(None).pthread_mutex_lock(lock)  # the second time for ever, outside Python: its own signal handlers are not run
+"""
+
+
+def test_one_that_hangs_in_native_code_does_not_outlive_its_launch(repository: Path) -> None:
+    hanging = subprocess.Popen([sys.executable, "-c", HANGING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=repository)
+    try:
+        assert hanging.stdout.readline() == "hangs\n"
+        hanging.stdin.close()
+        assert hanging.wait(120) == -signal.SIGKILL
+    finally:
+        hanging.kill()
+        hanging.wait()
+
+
 def trains(query: Callable, search: Search) -> list:
     return query("SELECT 1 FROM peft_pareto.leases WHERE study_id = :s AND stage LIKE 'step%'", s=search.id)
 
