@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,10 +97,13 @@ def evaluated(store: Store, study_id: int, until: int) -> list[Evaluated]:
             for row in _rows(store, "SELECT * FROM peft_pareto.evaluated(:study, :until)", study=study_id, until=until)]
 
 
-def system_attributes(store: Store, trial_id: int) -> dict[str, Any]:
-    """What Optuna or a sampler of its has noted with a trial."""
-    rows = _rows(store, "SELECT key, value_json FROM trial_system_attributes WHERE trial_id = :trial", trial=trial_id)
-    return {row["key"]: json.loads(row["value_json"]) for row in rows}
+def system_attributes(store: Store, trial_ids: Collection[int]) -> dict[int, dict[str, Any]]:
+    """What Optuna or a sampler of its has noted with these trials, by trial."""
+    query = "SELECT trial_id, key, value_json FROM trial_system_attributes WHERE trial_id = ANY (CAST(:trials AS integer[]))"
+    found: dict[int, dict[str, Any]] = {}
+    for row in _rows(store, query, trials=list(trial_ids)):
+        found.setdefault(row["trial_id"], {})[row["key"]] = json.loads(row["value_json"])
+    return found
 
 
 def repeats(store: Store, study_id: int) -> int:
