@@ -52,10 +52,12 @@ class Proposer(Generic[T]):
 
     seed: the study's, >= 0. directions: "minimize" or "maximize" for each objective. propose: Optuna's trial -> candidate; where it raises,
     the history is as before. rungs: all numbers of steps at which trials are evaluated, growing. constrained: whether violations are read.
+    allows: whether a candidate may be run, as far as that is known before; the Gaussian processes choose among such only.
     """
 
-    def __init__(self, sampler: str, seed: int, directions: Sequence[str], propose: Callable[[Any], T], rungs: Sequence[int], constrained: bool = False):
-        self.setup, self.seed, self.space, self.rungs = SAMPLERS[sampler], seed, propose, tuple(rungs)
+    def __init__(self, sampler: str, seed: int, directions: Sequence[str], propose: Callable[[Any], T], rungs: Sequence[int], constrained: bool = False,
+                 allows: Callable[[T], bool] = lambda candidate: True):
+        self.setup, self.seed, self.space, self.rungs, self.allows = SAMPLERS[sampler], seed, propose, tuple(rungs), allows
         self.history = History(directions, Flat(self.rungs) if self.setup.flat else AsAsked(self.rungs), constrained)
         self.durations = Seconds(self.history.view)
         self.learnt: set[int] = set()  # numbers of the trials
@@ -68,21 +70,21 @@ class Proposer(Generic[T]):
         generator = np.random.RandomState(seed_of(self.seed, 0, PROBE_STREAM))
         for _ in range(PROBES):
             trial = Wished({}, generator, (), self.history.view, self.history.study)
-            self.gives(trial)
+            self.given(trial)
             self.history.view.meet(trial.distributions)
 
-    def gives(self, trial: Wished) -> bool:
-        """Whether the space has a candidate for this trial."""
+    def given(self, trial: Wished) -> T | None:
+        """The space's candidate for this trial, if it has one."""
         try:
-            self.space(trial)
+            return self.space(trial)
         except SearchError:  # a trial that is proposed says why
-            return False
-        return True
+            return None
 
     def reach(self, wishes: dict[str, Any], generator: np.random.RandomState) -> dict[str, Any] | None:
         """See `hpo.gaussian.Candidates`."""
         trial = Wished(wishes, generator, self.rungs, self.history.view, self.history.study)
-        if not self.gives(trial):
+        candidate = self.given(trial)
+        if candidate is None or not self.allows(candidate):
             return None
         point, _ = self.history.view.shown(trial.params, trial.distributions, trial.params.get(STEPS, self.rungs[-1]))
         return None if self.history.was_tried(point) else point
@@ -124,7 +126,7 @@ class Proposer(Generic[T]):
         seed = seed_of(self.seed, number)
         ready = len(self.learnt) >= self.setup.startup
         model = ready and not at_random
-        rungs = self.rungs if ready or not self.setup.short else self.rungs[:1]
+        rungs = self.rungs if ready or at_random or not self.setup.short else self.rungs[:1]
         answers = Answers(made(self.setup.make if model else random, seed, self), self.history, seed, rungs if self.setup.whole else (), fixed or {})
         trial, trial_id = self.history.ask(answers)
         try:

@@ -217,7 +217,7 @@ class Search:
     def propose(self, number: int, counts: leases.Counts) -> Asked | None:
         self.recall.refresh()
         try:
-            proposal = self.recall.proposer.propose(number, at_random=counts.duplicates_in_a_row >= STUCK)
+            proposal = self.recall.proposer.propose(number, at_random=counts.duplicates_in_a_row + counts.infeasible_in_a_row >= STUCK)
         except BadProposal as error:
             trials.start(self.store, self.id, request=request(), candidate=None, parameters={}, distributions={}, internal={}, user_attrs={}, system_attrs={},
                          outcome="failed", reason=str(error))
@@ -249,6 +249,13 @@ class Search:
         return trials.CandidateRow(candidate.hash, candidate.root, 0 if entry is None else entry.repeat, candidate.words, candidate.method, candidate.steps,
                                    self.rungs_of(candidate), candidate.to_json(), trainable, None if trainable is None else trainable / self.trained.units.total,
                                    None if entry is None else entry.baseline, entry is not None and entry.yardstick)
+
+    def is_small_enough(self, candidate: Candidate) -> bool:
+        """Whether it can be trained, within what is known before a training; without such a bound its own trial says whether it can."""
+        if self.constraints.size is None:
+            return True
+        count = self.trainable(candidate)
+        return count is not None and not constraints.told(self.constraints.before(count, self.trained.units.total))
 
     def trainable(self, candidate: Candidate) -> int | None:
         """Parameters that it trains, None where it cannot be trained on this model, which its trial says in its own words."""

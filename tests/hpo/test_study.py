@@ -17,7 +17,7 @@ from hpo.errors import BadSetting
 from hpo.history import NAME
 from hpo.settings import Settings
 from hpo.spaces.reference import BASELINES
-from hpo.study import MOST_BAD_PROPOSALS, Search, Wait
+from hpo.study import MOST_BAD_PROPOSALS, Asked, Search, Wait
 from hpo.worker import stored_settings
 from storage import leases, results, standing, trials
 from storage.errors import LeaseLost, SettingsDiffer, StorageUnreachable
@@ -210,6 +210,28 @@ def test_a_name_in_the_hub_s_cache_stays_a_name_and_a_folder_becomes_absolute(se
     search.settings = replace(search.settings, model="base", encoder="clip")
     free = search.free()
     assert free["model"] == str(model / "base") and free["encoder"] == str(model / "clip") and Path(free["out"]).is_absolute()
+
+
+def test_the_default_exhausts_a_space_of_fewer_candidates_than_its_first_trials(searching: Searching) -> None:
+    """Its first trials end at the first rung, also where those of all candidates were evaluated."""
+    search = searching(space="reference", methods="bias,norm", sampler="auto", trials=99)
+    while not isinstance(found := search.state(), Ended):
+        if isinstance(asked := search.ask(), Asked):
+            run(search, lambda asked, steps: (3.0 - steps / 40, 1.0), asked)
+    assert found.status == 0 and "exhausted" in found.reason
+    whole = {row["method"] for row in results.trials(search.store, search.settings.study) if row["outcome"] == "finished" and row["steps"] == search.settings.steps}
+    assert whole == {"full", "bias", "norm"}, "and the yardstick"
+
+
+@pytest.mark.parametrize("sampler", ["auto", "gp"])
+def test_a_model_proposes_within_what_is_known_before(sampler: str, searching: Searching) -> None:
+    """A third of random proposals are, and none of the baselines that the model has seen."""
+    search = searching(trials=40, baselines=True, max_trainable="0.2%", sampler=sampler)
+    for _ in range(len(BASELINES) + 8):
+        run(search, lambda asked, steps: (asked.candidate.learning_rate * 1000, 1.0 - steps / 80))
+    proposed = [row["outcome"] for row in results.trials(search.store, search.settings.study) if row["baseline"] is None]
+    first = next(place for place in range(len(proposed)) if proposed[:place].count("finished") == 5)
+    assert proposed[first:] == ["finished"] * 3
 
 
 def test_nobody_ends_an_exhausted_study_while_a_trial_runs(searching: Searching, opened: Callable, finish: Callable, query: Callable) -> None:
