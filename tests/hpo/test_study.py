@@ -223,6 +223,17 @@ def test_the_default_exhausts_a_space_of_fewer_candidates_than_its_first_trials(
     assert whole == {"full", "bias", "norm"}, "and the yardstick"
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_last_of_many_candidates_is_found_before_a_space_counts_as_exhausted(seed: int, searching: Searching) -> None:
+    search = searching(space="reference", sampler="random", seed=seed, pruner="none", trials=99)
+    while not isinstance(found := search.state(), Ended):
+        if isinstance(asked := search.ask(), Asked):
+            run(search, lambda asked, steps: (3.0, 1.0), asked)
+    assert "exhausted" in found.reason
+    evaluated = {(row["method"], row["steps"]) for row in results.rungs(search.store, search.settings.study)}
+    assert len(evaluated) == len(search.bounds.methods) * len(search.settings.ladder)
+
+
 @pytest.mark.parametrize("sampler", ["auto", "gp"])
 def test_a_model_proposes_within_what_is_known_before(sampler: str, searching: Searching) -> None:
     """A third of random proposals are, and none of the baselines that the model has seen."""
