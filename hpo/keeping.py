@@ -1,4 +1,4 @@
-"""Which tensors and training states stay on disk: --keep front deletes those of points that another one dominates."""
+"""Which tensors and training states stay on disk: --keep front deletes those of points that another one dominates for good."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def note_state(search: Search, asked: Asked) -> None:
 
 def stays(search: Search, asked: Asked) -> bool:
     """Whether a finished trial's tensors and state are kept."""
-    return search.settings.keep == "all" or search.settings.keep == "front" and retrying(lambda: standing.is_on_front(search.store, asked.id))
+    return search.settings.keep == "all" or search.settings.keep == "front" and retrying(lambda: standing.is_contender(search.store, asked.id))
 
 
 def forget(search: Search, path: Path) -> None:
@@ -112,7 +112,8 @@ def discard(path: Path) -> bool:
 
 
 def tidy(search: Search) -> None:
-    """Delete what need not be kept: tensors of rungs that are not on the front (--keep front) or were never evaluated, states of trials off it.
+    """Delete what need not be kept: tensors of rungs that cannot be on the front (--keep front) or were never evaluated, states of trials
+    without such a rung.
 
     A file that is on another machine, or that may not be deleted, stays, and so does the note of it.
     """

@@ -68,9 +68,9 @@ def front_candidates(store: Store, study_id: int) -> list[tuple[dict[str, Any], 
     return [(row["candidate"], row["repeats"]) for row in _rows(store, "SELECT * FROM peft_pareto.front_candidates(:study)", study=study_id)]
 
 
-def is_on_front(store: Store, trial_id: int) -> bool:
-    """Whether any of the trial's rungs is."""
-    return _rows(store, "SELECT peft_pareto.is_on_front(:trial) AS found", trial=trial_id)[0]["found"]
+def is_contender(store: Store, trial_id: int) -> bool:
+    """Whether any of the trial's rungs is on the front, or may come to be: the means of those that dominate it are not final, or rewards not defined."""
+    return _rows(store, "SELECT peft_pareto.is_contender(:trial) AS found", trial=trial_id)[0]["found"]
 
 
 def is_begun(store: Store, study_id: int, hash: str) -> bool:

@@ -36,56 +36,61 @@ $$
         FROM peft_pareto.studies s JOIN peft_pareto.yardsticks y ON y.study_id = s.study_id WHERE s.study_id = study
 $$;
 
--- Points no other dominates, for one or two objectives: with points in the order of the first, one is dominated by a
--- point before it that is no worse in the second, or by one beside it that is better there. Equal points all stay.
-CREATE OR REPLACE FUNCTION peft_pareto.front_of_two(study integer, joint boolean, signs integer[]) RETURNS SETOF text
-    LANGUAGE sql STABLE ROWS 100 AS
+-- Of before.
+DROP FUNCTION IF EXISTS peft_pareto.is_on_front(integer), peft_pareto.front_of_two(integer, boolean, integer[]),
+    peft_pareto.front_of_many(integer, integer[]);
+
+-- Points that none of those with so many runs dominates, for one or two objectives: with points in the order of the first, one
+-- is dominated by a point before it that is no worse in the second, or by one beside it that is better there. Equal points all stay.
+CREATE OR REPLACE FUNCTION peft_pareto.undominated_of_two(study integer, least_runs bigint, joint boolean, signs integer[])
+    RETURNS SETOF text LANGUAGE sql STABLE ROWS 100 AS
 $$
     WITH means AS MATERIALIZED (
-        SELECT r.hash, avg(r.values[1]) AS first, avg(r.values[2]) AS second
+        SELECT r.hash, count(*) >= least_runs AS dominates, avg(r.values[1]) AS first, avg(r.values[2]) AS second
             FROM peft_pareto.rungs r WHERE r.study_id = study AND NOT r.again GROUP BY r.hash HAVING bool_and(r.feasible)
     ), points AS (
-        SELECT m.hash, -peft_pareto.joint_reward(m.first, m.second, s.reward_weight, s.q_base, s.q_real, s.m_base, y.m_yard,
-                                                 y.q_sign, y.m_sign) AS first, 0 AS second
+        SELECT m.hash, m.dominates, -peft_pareto.joint_reward(m.first, m.second, s.reward_weight, s.q_base, s.q_real, s.m_base, y.m_yard,
+                                                              y.q_sign, y.m_sign) AS first, 0 AS second
             FROM means m CROSS JOIN peft_pareto.studies s JOIN peft_pareto.yardsticks y ON y.study_id = s.study_id
             WHERE joint AND s.study_id = study
         UNION ALL
-        SELECT hash, signs[1] * first, coalesce(signs[2] * second, 0) FROM means WHERE NOT joint
+        SELECT hash, dominates, signs[1] * first, coalesce(signs[2] * second, 0) FROM means WHERE NOT joint
     ), neighbours AS (
-        SELECT hash, second, min(second) OVER (PARTITION BY first) AS beside,
-               min(second) OVER (ORDER BY first GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+        SELECT hash, second, min(second) FILTER (WHERE dominates) OVER (PARTITION BY first) AS beside,
+               min(second) FILTER (WHERE dominates) OVER (ORDER BY first GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
             FROM points WHERE first IS NOT NULL
     )
-    SELECT hash FROM neighbours WHERE second = beside AND (before IS NULL OR second < before)
+    SELECT hash FROM neighbours WHERE (beside IS NULL OR second <= beside) AND (before IS NULL OR second < before)
 $$;
 
 -- The same for more. Each value is replaced by its rank in its objective (1 = best, ties alike), which keeps dominance; who
 -- dominates has a smaller sum of ranks, and points with a small sum dominate most, so that looking in this order ends early
 -- for nearly every point.
-CREATE OR REPLACE FUNCTION peft_pareto.front_of_many(study integer, signs integer[]) RETURNS SETOF text
+CREATE OR REPLACE FUNCTION peft_pareto.undominated_of_many(study integer, least_runs bigint, signs integer[]) RETURNS SETOF text
     LANGUAGE sql STABLE ROWS 100 AS
 $$
     WITH ranked AS (
-        SELECT r.hash, o.place AS objective,
+        SELECT r.hash, o.place AS objective, count(*) >= least_runs AS dominates,
                rank() OVER (PARTITION BY o.place ORDER BY signs[o.place] * avg(o.value))::integer AS place
             FROM peft_pareto.rungs r CROSS JOIN LATERAL unnest(r.values) WITH ORDINALITY AS o (value, place)
             WHERE r.study_id = study AND NOT r.again GROUP BY r.hash, o.place HAVING bool_and(r.feasible)
     ), points AS MATERIALIZED (
-        SELECT hash, sum(place) AS total, array_agg(place ORDER BY objective) AS places,
+        SELECT hash, bool_and(dominates) AS dominates, sum(place) AS total, array_agg(place ORDER BY objective) AS places,
                min(place) FILTER (WHERE objective = 1) AS first, min(place) FILTER (WHERE objective = 2) AS second,
                min(place) FILTER (WHERE objective = 3) AS third
             FROM ranked GROUP BY hash ORDER BY total
     )
     SELECT p.hash FROM points p WHERE NOT EXISTS (
-        SELECT FROM points o WHERE o.total < p.total AND o.first <= p.first AND o.second <= p.second AND o.third <= p.third
+        SELECT FROM points o WHERE o.dominates AND o.total < p.total AND o.first <= p.first AND o.second <= p.second AND o.third <= p.third
             AND (cardinality(p.places) <= 3
                  OR NOT EXISTS (SELECT FROM unnest(o.places, p.places) AS pair (theirs, own) WHERE theirs > own)))
 $$;
 
--- Hashes of the study's points that no other dominates. Infeasible points are left out; rungs of trials in any state are in,
--- since an evaluated rung stands whatever becomes of its trial. A joint_reward study has one objective, the reward of the
--- mean q and m, and nothing on its front until its yardstick is finished. Locks nothing.
-CREATE OR REPLACE FUNCTION peft_pareto.front_of(study integer) RETURNS SETOF text LANGUAGE plpgsql STABLE ROWS 100 AS
+-- Hashes of the study's points that none of those with so many runs dominates. Infeasible points are left out; rungs of trials
+-- in any state are in, since an evaluated rung stands whatever becomes of its trial. A joint_reward study has one objective, the
+-- reward of the mean q and m, and no such points until its yardstick is finished. Locks nothing.
+CREATE OR REPLACE FUNCTION peft_pareto.undominated(study integer, least_runs bigint) RETURNS SETOF text
+    LANGUAGE plpgsql STABLE ROWS 100 AS
 $$
 DECLARE
     joint boolean;
@@ -96,9 +101,28 @@ BEGIN
         FROM peft_pareto.studies s JOIN optuna.study_directions d ON d.study_id = s.study_id
         WHERE s.study_id = study GROUP BY s.study_id;
     IF joint OR cardinality(signs) <= 2 THEN
-        RETURN QUERY SELECT * FROM peft_pareto.front_of_two(study, joint, signs);
+        RETURN QUERY SELECT * FROM peft_pareto.undominated_of_two(study, least_runs, joint, signs);
     ELSE
-        RETURN QUERY SELECT * FROM peft_pareto.front_of_many(study, signs);
+        RETURN QUERY SELECT * FROM peft_pareto.undominated_of_many(study, least_runs, signs);
+    END IF;
+END
+$$;
+
+-- The study's front: points that no other dominates.
+CREATE OR REPLACE FUNCTION peft_pareto.front_of(study integer) RETURNS SETOF text LANGUAGE sql STABLE ROWS 100 AS
+$$ SELECT * FROM peft_pareto.undominated(study, 1) $$;
+
+-- Points that are on the study's front, or may come to be without being run again: all but those that a point dominates of
+-- which the mean is final, since it has all runs of --repeats. All that were evaluated where a joint reward is not defined yet.
+CREATE OR REPLACE FUNCTION peft_pareto.contenders(study integer) RETURNS SETOF text LANGUAGE plpgsql STABLE ROWS 100 AS
+$$
+BEGIN
+    IF (SELECT s.objectives = '["joint_reward"]' AND peft_pareto.joint_reward(study, 0, 0) IS NULL
+            FROM peft_pareto.studies s WHERE s.study_id = study) THEN
+        RETURN QUERY SELECT DISTINCT r.hash FROM peft_pareto.rungs r WHERE r.study_id = study;
+    ELSE
+        RETURN QUERY SELECT * FROM peft_pareto.undominated(
+            study, (SELECT coalesce((s.settings #>> '{binding,repeats}')::bigint, 1) FROM peft_pareto.studies s WHERE s.study_id = study));
     END IF;
 END
 $$;

@@ -34,23 +34,23 @@ $$
         WHERE r.study_id = study AND r.recorded <= until AND NOT r.again ORDER BY r.recorded
 $$;
 
--- Is the trial's rung at any steps on its study's front?
-CREATE OR REPLACE FUNCTION peft_pareto.is_on_front(trial integer) RETURNS boolean LANGUAGE sql STABLE AS
+-- Is the trial's rung at any steps on its study's front, or may it come to be?
+CREATE OR REPLACE FUNCTION peft_pareto.is_contender(trial integer) RETURNS boolean LANGUAGE sql STABLE AS
 $$
-    SELECT EXISTS (SELECT FROM peft_pareto.rungs r WHERE r.trial_id = trial
-                   AND r.hash IN (SELECT hash FROM peft_pareto.front_of(r.study_id) AS f (hash)))
+    SELECT EXISTS (SELECT FROM peft_pareto.rungs r WHERE r.trial_id = trial AND r.hash IN (
+        SELECT hash FROM peft_pareto.contenders((SELECT t.study_id FROM optuna.trials t WHERE t.trial_id = trial)) AS c (hash)))
 $$;
 
 -- Notes of files that need not stay. A rung's tensors (their name holds its hash) stay while its trial runs and has not
--- evaluated it, and while it is on the front; a training's state stays while its trial runs or has a rung on the front.
+-- evaluated it, and while it may be on the front; a training's state stays while its trial runs or has such a rung.
 -- With everything: both stay for whatever was evaluated.
 CREATE OR REPLACE FUNCTION peft_pareto.droppable(study integer, weights_kind text, state_kind text, everything boolean)
     RETURNS TABLE (path text) LANGUAGE sql STABLE AS
 $$
-    WITH front AS MATERIALIZED (SELECT hash FROM peft_pareto.front_of(study) AS f (hash)),
+    WITH contenders AS MATERIALIZED (SELECT hash FROM peft_pareto.contenders(study) AS c (hash)),
     noted AS (
         SELECT a.path, a.kind, a.trial_id, t.state::text IN ('RUNNING', 'WAITING') AS live, r.hash,
-               r.hash IS NOT NULL AND (everything OR r.hash IN (SELECT hash FROM front)) AS stays
+               r.hash IS NOT NULL AND (everything OR r.hash IN (SELECT hash FROM contenders)) AS stays
             FROM peft_pareto.artifacts a
             JOIN optuna.trials t ON t.trial_id = a.trial_id
             LEFT JOIN peft_pareto.rungs r ON r.trial_id = a.trial_id AND (a.kind = state_kind OR a.path LIKE '%-' || r.hash || '.%')

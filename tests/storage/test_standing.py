@@ -7,6 +7,7 @@ from collections.abc import Callable
 from sqlalchemy import text
 
 from storage import results, standing, trials
+from storage.store import Store
 
 
 def test_baselines_are_listed_with_their_state_and_reason(study: Callable) -> None:
@@ -29,10 +30,10 @@ def test_the_front_s_candidates_have_the_steps_of_their_rungs_and_how_often_they
     again = made.start("h", repeat=1, json={"method": "bias", "steps": 30})
     made.rung(again, 5.0, 1.0, steps=30, hash="late")
     assert standing.front_candidates(made.store, made.id) == [({"method": "bias", "steps": 10}, 1), ({"method": "bias", "steps": 30}, 2)]
-    assert standing.repeats(made.store, made.id) == 1 and standing.is_on_front(made.store, trial.trial_id)
+    assert standing.repeats(made.store, made.id) == 1 and standing.is_contender(made.store, trial.trial_id)
     worse = made.start()
     made.rung(worse, 9.0, 9.0, steps=10)
-    assert not standing.is_on_front(made.store, worse.trial_id)
+    assert not standing.is_contender(made.store, worse.trial_id)
 
 
 def test_what_was_begun_and_what_has_worked(study: Callable) -> None:
@@ -81,3 +82,27 @@ def test_tensors_go_when_their_rung_is_off_the_front_and_states_when_their_trial
     made.fail(bad)
     assert droppable() == {"/w/trial-bad10.pt", "/w/trial-bad30.pt", "/w/trial-good30.pt", "/s/bad.pt"}
     assert droppable(everything=True) == {"/w/trial-bad30.pt"}, "it was never evaluated"
+
+
+def test_a_point_is_dominated_for_good_only_by_one_whose_mean_is_final(study: Callable, store: Store) -> None:
+    made = study(9, repeats=3)
+    bad = made.start("bad")
+    results.record_artifact(store, bad.trial_id, "weights", "/w/trial-bad.pt")
+    made.finish(bad, 3.0, 3.0, hash="bad")
+    for repeat in range(3):
+        assert standing.droppable(store, made.id, "weights", "state", False) == [] and standing.is_contender(store, bad.trial_id), "it may get worse"
+        made.finish(made.start("good", repeat=repeat), 1.0, 1.0, hash="good")
+    assert standing.droppable(store, made.id, "weights", "state", False) == ["/w/trial-bad.pt"] and not standing.is_contender(store, bad.trial_id)
+
+
+def test_nothing_evaluated_goes_while_a_joint_reward_is_not_defined(study: Callable, store: Store) -> None:
+    made = study(9, directions=("maximize",), objectives=("joint_reward",))
+    results.record_references(store, made.id, q_base=9.0, q_real=0.0, m_base=0.0, scores={})
+    yardstick, bad = made.start(baseline="yardstick", yardstick=True), made.start("bad")
+    results.record_artifact(store, bad.trial_id, "weights", "/w/trial-bad.pt")
+    made.rung(bad, 9.0, 3.0, steps=30, hash="bad")
+    trials.tell(store, bad.trial_id, "failed", state="FAIL", reason="a reason")
+    assert standing.droppable(store, made.id, "weights", "state", False) == [] and standing.is_contender(store, bad.trial_id)
+    made.rung(yardstick, 1.0, 4.0, steps=30)
+    trials.tell(store, yardstick.trial_id, "finished", state="COMPLETE", values=[0.0])
+    assert standing.droppable(store, made.id, "weights", "state", False) == ["/w/trial-bad.pt"] and not standing.is_contender(store, bad.trial_id)
