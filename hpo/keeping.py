@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo import home
-from storage import leases, results, standing, trials
+from storage import leases, results, standing
 from storage.retrying import retrying
 from trainers.base_model import unet_elements
 from trainers.checkpoint import UNFINISHED
@@ -113,25 +113,16 @@ def discard(path: Path) -> bool:
 
 def tidy(search: Search) -> None:
     """Delete what need not be kept: tensors of rungs that cannot be on the front (--keep front) or were never evaluated, states of trials
-    without such a rung.
+    without such a rung. A worker looks at all files once, and then at those of which something changed.
 
     A file that is on another machine, or that may not be deleted, stays, and so does the note of it.
     """
-    for path in map(Path, retrying(lambda: useless(search))):
+    now = retrying(lambda: standing.moment(search.store, search.id))
+    found = retrying(lambda: standing.droppable(search.store, search.id, WEIGHTS, STATE, search.settings.keep, search.tidied))
+    for path in map(Path, found):
         if is_seen(path) and discard(path):
             forget(search, path)
-
-
-def useless(search: Search) -> list[str]:
-    """Noted files that need not stay."""
-    found = standing.droppable(search.store, search.id, WEIGHTS, STATE, everything=search.settings.keep == "all")
-    return found + (states_of_ended(search) if search.settings.keep == "none" else [])
-
-
-def states_of_ended(search: Search) -> list[str]:
-    """Also of trials that ended without a worker, by their third lost lease."""
-    live = {trial.number for trial in trials.running_trials(search.store, search.id)}
-    return [path for number, paths in results.artifacts(search.store, search.id, STATE).items() if number not in live for path in paths]
+    search.tidied = now
 
 
 def unfinished(path: Path) -> Iterator[Path]:
