@@ -88,6 +88,7 @@ class Search:
         self.id = self.study._study_id
         self.agenda, self.ending = Agenda(self), Ending(self)
         self.turn: leases.Turn | None = None  # to ask, while this worker has it
+        self.tidied: standing.Moment | None = None  # when this worker last deleted what need not be kept
         self.counted: dict[tuple, int | None] = {}  # trainable parameters by what is trained
         self.request, self.unanswered = request(), False  # for the next trial to run, and whether it was made
 
