@@ -143,8 +143,10 @@ class Search:
             while bad_proposals < MOST_BAD_PROPOSALS:
                 trials.expire(self.store, self.id)
                 counts = leases.counts(self.store, self.id)
-                if self.unanswered and trials.is_held(self.store, self.request):  # the trial that was begun when the answer was lost
-                    return self.taken(self.asked_for(trials.take))
+                if self.unanswered:
+                    if trials.is_held(self.store, self.request):  # the trial that was begun when the answer was lost
+                        return self.taken(self.asked_for(trials.take))
+                    self.request, self.unanswered = request(), False  # none was, or it was lost since
                 verdict = self.ending.verdict(counts)
                 if verdict:
                     return Wait() if counts.running else verdict
@@ -195,25 +197,17 @@ class Search:
             trials.tell(self.store, taken.trial_id, "failed", state="FAIL", values=None, reason=str(error), own_cause=True)
             raise
         candidate = proposal.candidate
-        why = self.refused(candidate)
-        trials.describe(self.store, taken.trial_id, self.row(candidate), *described(proposal))
-        if why is not None:
-            trials.tell(self.store, taken.trial_id, why[0], state="FAIL", values=None, reason=why[1], own_cause=True)
+        outcome, reason = self.infeasible(candidate) or (None, None)
+        if trials.describe(self.store, taken.trial_id, self.row(candidate), *described(proposal), outcome=outcome, reason=reason) is not None:
             return None
         return Asked(taken.trial_id, taken.number, candidate, self.rungs_of(candidate), known=self.paid(candidate))
 
     def begin(self, entry: Entry) -> Asked | None:
-        """A trial of a candidate that was not proposed by the sampler. Yardstick and baselines are run whatever the constraints say, the yardstick even
-        where its candidate was measured already."""
+        """A trial of a candidate that was not proposed by the sampler. Yardstick, baselines and repeats are run whatever the constraints say."""
         candidate = entry.candidate
         fixed = self.space.fixed(candidate, self.bounds)
         answers = ({}, {}, {}) if fixed is None else (dict(fixed.params), fixed.distributions, internal(fixed))
-        proposal = Proposal(candidate, *answers, {}, {})
-        if entry.baseline:
-            why = None if entry.yardstick else self.measured(candidate)
-        else:
-            why = None if entry.repeat else self.refused(candidate)
-        return self.write(proposal, entry, why)
+        return self.write(Proposal(candidate, *answers, {}, {}), entry, None if entry.baseline or entry.repeat else self.infeasible(candidate))
 
     def propose(self, number: int, counts: leases.Counts) -> Asked | None:
         self.recall.refresh()
@@ -223,10 +217,10 @@ class Search:
             trials.start(self.store, self.id, request=request(), candidate=None, parameters={}, distributions={}, internal={}, user_attrs={}, system_attrs={},
                          outcome="failed", reason=str(error))
             raise
-        return self.write(proposal, Entry(proposal.candidate), self.refused(proposal.candidate))
+        return self.write(proposal, Entry(proposal.candidate), self.infeasible(proposal.candidate))
 
     def write(self, proposal: Proposal, entry: Entry, why: tuple[str, str] | None) -> Asked | None:
-        """Begin the trial, or only note that it was not worth running."""
+        """Begin the trial, or only note that it was not worth running: why, or since the store knows it by now."""
         candidate = entry.candidate
         parameters, distributions, internal = described(proposal)
         outcome, reason = why or (None, None)
@@ -239,6 +233,8 @@ class Search:
             trials.start(self.store, self.id, request=request(), outcome=outcome, reason=reason, **given)
             return None
         started = self.asked_for(partial(trials.start, **given))
+        if started.outcome is not None:
+            return None
         return Asked(started.trial_id, started.number, candidate, self.rungs_of(candidate), entry.repeat, entry.baseline, self.paid(candidate, entry.repeat))
 
     def paid(self, candidate: Candidate, repeat: int = 0) -> dict[int, float]:
@@ -272,14 +268,8 @@ class Search:
         """The study's rungs below the candidate's own steps, and those."""
         return (*(steps for steps in self.settings.ladder if steps < candidate.steps), candidate.steps)
 
-    def refused(self, candidate: Candidate) -> tuple[str, str] | None:
-        """Outcome and reason where a candidate is not worth running: it is known, or beyond what is allowed."""
-        other = self.duplicate_of(candidate, 0)
-        if other is not None:
-            return "duplicate", f"the same candidate as trial {other}"
-        other = self.under_way(candidate)
-        if other is not None:
-            return "duplicate", f"trial {other} trains the same with another number of steps now"
+    def infeasible(self, candidate: Candidate) -> tuple[str, str] | None:
+        """Outcome and reason where a candidate is beyond what is allowed."""
         trainable = self.trainable(candidate)
         if trainable is not None and (told := constraints.told(self.constraints.before(trainable, self.trained.units.total))):
             return "infeasible", f"{trainable:,} trainable parameters violate {told}"
@@ -291,11 +281,6 @@ class Search:
     def under_way(self, candidate: Candidate, repeat: int = 0) -> int | None:
         """A trial that trains the same, to whichever steps: two at a time would pay twice for the same rungs, and write one file of states."""
         return standing.under_way(self.store, self.id, candidate.root, repeat)
-
-    def measured(self, candidate: Candidate) -> tuple[str, str] | None:
-        """As `refused`, where the candidate's own last rung is evaluated. One that was stopped before is none: a baseline never is."""
-        known = trials.known_rungs(self.store, self.id, candidate.root).get(candidate.steps)
-        return None if known is None else ("duplicate", f"the same candidate as trial {known.number}")
 
     def state(self) -> Ended | None:
         """The study's end, if it has come and nothing is running any more."""

@@ -92,8 +92,7 @@ def is_begun(store: Store, study_id: int, hash: str) -> bool:
 
 def under_way(store: Store, study_id: int, root: str, repeat: int) -> int | None:
     """Number of a trial of this root and repeat that runs, or was left and waits to be taken up; None if there is none."""
-    query = ("SELECT min(t.number) AS found FROM peft_pareto.candidates c JOIN trials t USING (trial_id) "
-             "WHERE c.study_id = :study AND c.root = :root AND c.repeat = :repeat AND t.state IN ('RUNNING', 'WAITING')")
+    query = "SELECT peft_pareto.under_way(:study, :root, :repeat) AS found"
     return _rows(store, query, study=study_id, root=root, repeat=repeat)[0]["found"]
 
 
@@ -139,9 +138,15 @@ def values_at(store: Store, trial_id: int, steps: int) -> list[float]:
 
 
 def hypervolumes(store: Store, study_id: int) -> list[float]:
-    """As trials were finished, from the first that was finished with or after the yardstick on."""
-    query = "SELECT hypervolume FROM peft_pareto.hypervolumes WHERE study_id = :study ORDER BY finished, trial_id"
-    return [row["hypervolume"] for row in _rows(store, query, study=study_id)]
+    """As trials were finished, from the first that was finished with or after the yardstick on. Where a worker ended before it had measured, it
+    is that of before, since a front does not shrink."""
+    query = ("SELECT h.hypervolume FROM trials t JOIN peft_pareto.leases l USING (trial_id) LEFT JOIN peft_pareto.hypervolumes h USING (trial_id) "
+             "WHERE t.study_id = :study AND t.state IN ('COMPLETE', 'PRUNED') ORDER BY l.settled_at, t.number")
+    found: list[float] = []
+    for row in _rows(store, query, study=study_id):
+        if row["hypervolume"] is not None or found:
+            found.append(found[-1] if row["hypervolume"] is None else row["hypervolume"])
+    return found
 
 
 def moment(store: Store, study_id: int) -> Moment:

@@ -11,7 +11,7 @@ from finished_study import scores, tell
 from optuna.trial import TrialState
 from told import asks, beside, expire, quickly, run, rung, trial
 
-from hpo.agenda import MOST_DUPLICATES
+from hpo.agenda import MOST_DUPLICATES, Entry
 from hpo.ending import MOST_INFEASIBLE, STABLE_TRIALS, Ended, most_failures
 from hpo.errors import BadSetting
 from hpo.history import NAME
@@ -21,6 +21,7 @@ from hpo.study import MOST_BAD_PROPOSALS, Asked, Search, Wait
 from hpo.worker import stored_settings
 from storage import leases, results, standing, trials
 from storage.errors import LeaseLost, SettingsDiffer, StorageUnreachable
+from trainers.candidate import Candidate
 
 Searching = Callable[..., Search]
 IDENTITY = {"model": "m", "encoder": "e", "data": "d"}
@@ -259,6 +260,24 @@ def test_nobody_ends_an_exhausted_study_while_a_trial_runs(searching: Searching,
     assert isinstance(other.ask(), Ended) and leases.counts(other.store, other.id).finished == len(FEW)
 
 
+def test_a_space_is_not_exhausted_by_what_only_runs_now(searching: Searching, opened: Callable, tmp_path) -> None:
+    (tmp_path / "two.py").write_text(TWO_METHODS)
+    search = searching(trials=20, space=f"{tmp_path / 'two.py'}:propose", sampler="random", pruner="none")
+    tell(search, asks(search), scores(5, 5))
+    others = [beside(search, opened) for _ in range(2)]
+    running = [asks(other) for other in others]
+    assert {asked.candidate.method for asked in running} == {"bias", "norm"}, "of each one only, however many steps"
+    assert isinstance(search.ask(), Wait)
+    for other, asked in zip(others, running):
+        for steps in asked.rungs:
+            rung(other, asked, steps, 1.0, 1.0)
+        other.finish(asked)
+    while not isinstance(asked := search.ask(), Ended):
+        run(search, lambda asked, steps: (1.0, 1.0), asked)
+    measured = {(each.candidate["method"], each.candidate["steps"]) for each in standing.evaluated(search.store, search.id, standing.last_recorded(search.store, search.id))}
+    assert measured >= {(method, steps) for method in ("bias", "norm") for steps in (4, 13, 40)}, asked
+
+
 def test_too_many_failures_end_the_launch_with_the_reasons(searching: Searching) -> None:
     search = searching(trials=5)
     assert most_failures(5) == 10 and most_failures(200) == 40
@@ -401,6 +420,13 @@ def test_an_unstable_front_or_another_wish_goes_on(searching: Searching, finish:
 
 # Users' own spaces.
 
+TWO_METHODS = """
+from hpo.spaces.reference import reference_candidate
+
+def propose(trial, bounds):
+    return reference_candidate(trial.suggest_categorical("method", ["bias", "norm"]), trial.suggest_categorical("steps", list(bounds.steps)))
+"""
+
 SPACE = """
 from trainers.candidate import Candidate
 
@@ -500,3 +526,64 @@ def test_a_trial_whose_answer_was_lost_is_the_next_that_is_asked_for(trials_aske
     assert (asked.number, asked.yardstick, len(search.study.trials)) == (0, True, 1)
     if trials_asked > 1:
         assert search.ask().number == 1, "and the one after it is another"
+
+
+def test_a_trial_whose_answer_was_lost_and_whose_lease_ran_out_is_asked_for_like_any_other(searching: Searching, opened: Callable, query: Callable,
+                                                                                            monkeypatch) -> None:
+    search = searching()
+    other = beside(search, opened)
+    tell(search, asks(search), scores(1, 1))
+    older = asks(other)
+    real = trials.start
+
+    def lost(*given, **more):
+        begun.append(real(*given, **more))
+        raise StorageUnreachable("the answer was lost")
+
+    begun: list[trials.Started] = []
+    with monkeypatch.context() as patched, pytest.raises(StorageUnreachable):
+        patched.setattr(trials, "start", lost)
+        search.ask()
+    expire(query, older)
+    query("ALTER TABLE peft_pareto.leases DISABLE TRIGGER guard")
+    query("UPDATE peft_pareto.leases SET expires_at = clock_timestamp() WHERE trial_id = :id", id=begun[0].trial_id)
+    query("ALTER TABLE peft_pareto.leases ENABLE TRIGGER guard")
+    assert [asks(search).number for _ in range(2)] == [older.number, begun[0].number]
+
+
+def test_who_is_paused_before_a_trial_begins_begins_none_that_another_began_since(searching: Searching, opened: Callable, monkeypatch) -> None:
+    """Its turn is over by then, which it would find out only with the next question."""
+    search = searching(space="reference", trials=9, methods="full,bias", steps=1, rungs=1, sampler="random")
+    tell(search, asks(search), scores(1, 1))
+    other, real, begun = beside(search, opened), trials.start, []
+
+    def paused(store, *given, **more):
+        if store is search.store and more["candidate"].method == "bias" and not begun:
+            begun.append(None)  # the other's own start is let through
+            begun[0] = other.begin(Entry(Candidate.from_json(more["candidate"].json)))
+        return real(store, *given, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trials, "start", paused)
+        assert search.ask() == Wait(), "all there is runs elsewhere"
+    assert begun[0].candidate.method == "bias" and leases.counts(search.store, search.id).running == 1
+
+
+def test_an_enqueued_duplicate_whose_worker_dies_is_run_by_nobody(searching: Searching, opened: Callable, query: Callable, monkeypatch) -> None:
+    class Killed(BaseException):
+        """As kill -9 ends a worker once its call is answered."""
+
+    search = searching(space="reference")
+    run(search, lambda asked, steps: (1.0, 1.0))
+    search.study.enqueue_trial({"method": "full", "steps": 13})
+    real = trials.describe
+
+    def killed(*given, **more):
+        real(*given, **more)
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(trials, "describe", killed)
+        search.ask()
+    assert trial(search, 1).state == TrialState.FAIL and reasons(search, query) == [("duplicate", "the same candidate as trial 0")]
+    assert asks(beside(search, opened)).number == 2

@@ -52,23 +52,6 @@ def test_what_was_begun_and_what_has_worked(study: Callable) -> None:
     assert standing.has_worked(made.store, made.id) and standing.values_at(made.store, trial.trial_id, 10) == [1.5, 2.5]
 
 
-def test_a_hypervolume_is_noted_with_the_finished_trials_and_their_busy_seconds_until_their_last_rung(study: Callable) -> None:
-    made = study()
-    trial, other = made.start("first"), made.start("second")
-    made.rung(trial, steps=10, seconds=4.0)
-    made.rung(other, steps=10, seconds=100.0)
-
-    def noted() -> list:
-        with made.store.engine.connect() as connection:
-            return list(connection.execute(text("SELECT finished, seconds, hypervolume FROM peft_pareto.hypervolumes WHERE study_id = :id"), {"id": made.id}))
-
-    trials.record_hypervolume(made.store, trial.trial_id, 0.25)
-    assert noted() == [(0, 0.0, 0.25)], "both run"
-    made.finish(trial, seconds=9.0)
-    trials.record_hypervolume(made.store, trial.trial_id, 0.5)
-    assert noted() == [(1, 9.0, 0.5)] and standing.hypervolumes(made.store, made.id) == [0.5]
-
-
 def test_tensors_go_when_their_rung_is_off_the_front_and_states_when_their_trial_has_ended(study: Callable) -> None:
     made = study()
     good, bad = made.start(), made.start()
