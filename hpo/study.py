@@ -284,9 +284,10 @@ class Search:
 
     def state(self) -> Ended | None:
         """The study's end, if it has come and nothing is running any more."""
-        trials.expire(self.store, self.id)
-        counts = leases.counts(self.store, self.id)
-        return None if counts.running else self.ending.verdict(counts)
+        with leases.translated():
+            trials.expire(self.store, self.id)
+            counts = leases.counts(self.store, self.id)
+            return None if counts.running else self.ending.verdict(counts)
 
     # Telling. A rung is written as soon as it is measured, and stays whatever becomes of its trial.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +21,9 @@ from hpo.settings import Settings
 from hpo.spaces.reference import BASELINES
 from hpo.study import MOST_BAD_PROPOSALS, Asked, Search, Wait
 from hpo.worker import stored_settings
-from storage import leases, results, standing, trials
+from storage import embedded, leases, results, standing, trials
 from storage.errors import LeaseLost, SettingsDiffer, StorageUnreachable
+from storage.store import open_store, worker_name
 from trainers.candidate import Candidate
 
 Searching = Callable[..., Search]
@@ -286,6 +289,29 @@ def test_too_many_failures_end_the_launch_with_the_reasons(searching: Searching)
         search.fail(search.ask(), "TrainingDiverged: loss is nan", own_cause=True)
     ended = search.ask()
     assert ended.status == 1 and "11 trials failed" in ended.reason and "11 × TrainingDiverged: loss is nan" in ended.reason
+
+
+def test_a_server_that_goes_away_while_the_end_is_looked_for_is_away_and_no_end_of_the_launch(monkeypatch) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="pp"))  # short: a socket's path has 107 characters
+    try:
+        search = Search(open_store(embedded.start(folder), worker_name()), Settings(study="away", steps=40, rungs=3))
+        search.register(1, IDENTITY)
+        search.fail(search.ask(), "its own fault", own_cause=True)
+        real = leases.counts
+
+        def counts(*given) -> leases.Counts:
+            """The real ones; what is asked next, through Optuna, finds no server."""
+            found = real(*given)
+            embedded.stop(folder)
+            return found
+
+        monkeypatch.setattr(leases, "counts", counts)
+        with pytest.raises(StorageUnreachable):
+            search.state()
+        search.store.close()
+    finally:
+        embedded.stop(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_new_launch_is_not_ended_by_the_failures_of_the_last(searching: Searching, finish: Callable) -> None:
