@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hpo.command import items
 from hpo.errors import BadSetting, SearchError
 from metrics.scores import SCORES, Scores
 from trainers.errors import nearest
@@ -77,7 +78,7 @@ def parse(settings: Settings) -> Constraints:
     if settings.max_seconds is not None:
         measured.append(Bound(f"max-seconds {settings.max_seconds:g}", "seconds", settings.max_seconds))
     if settings.require is not None:
-        measured += [requirement(text.strip()) for text in settings.require.split(",") if text.strip()]
+        measured += [requirement(text) for text in items("--require", settings.require)]
     return Constraints(size, share, tuple(measured))
 
 

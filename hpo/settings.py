@@ -32,6 +32,7 @@ LONGEST_NAME = 200  # characters of a study's name; Optuna's column has 512
 LARGEST = 2**31 - 1  # PostgreSQL's integer, and more than any setting needs: what is computed with them stays finite, in 32 bits too
 SMALLEST = 1e-9  # of a number that must be above 0: a rate that it is a factor of does not become 0
 LONGEST_WHOLE = 63  # bits: longer ones no computation takes
+NAMED = ("model", "encoder", "data", "warm_start", "enqueue", "ray_address", "checkpoints", "out")  # an empty path would be the folder that one is in
 POSITIVE = ("gpus_per_trial", "learning_rate_scale", "guidance_scale", "hours", "max_seconds", "max_grad_norm", "min_snr_gamma")
 LEAST = {"trials": 1, "train_images": 10, "steps": 1, "batch_size": 1, "generated": 20, "sampling_steps": 2, "seed": 0, "workers": 1,
          "warmup_steps": 0, "accumulate": 1, "held_out_every": 0, "checkpoint_every": 0, "rungs": 1, "reduction": 2,
@@ -174,6 +175,8 @@ class Settings:
                              "give another")
         for each in fields(self):
             choices, value = each.metadata["choices"], getattr(self, each.name)
+            if value == "" and each.name in NAMED:
+                raise BadSetting(f"{flag(each.name)} '': it is empty, name something or leave the flag out")
             if choices and value not in choices:
                 raise BadSetting(f"{flag(each.name)} {value!r} is unknown: take {nearest(value, choices)}")
         check_device(self.device)
