@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hpo.command import items
 from hpo.errors import BadSetting, SearchError
 from metrics.scores import SCORES, Scores
 from trainers.errors import nearest
@@ -83,7 +84,7 @@ def parse(settings: Settings) -> Constraints:
     if settings.max_seconds is not None:
         measured.append(Bound(f"max-seconds {settings.max_seconds:g}", "seconds", settings.max_seconds))
     if settings.require is not None:
-        measured += [requirement(text.strip()) for text in settings.require.split(",") if text.strip()]
+        measured += [requirement(text) for text in items("--require", settings.require)]
     return Constraints(size, share, tuple(measured))
 
 
@@ -123,9 +124,10 @@ def amount(text: str) -> tuple[float, bool]:
 def bytes_of(text: str) -> float:
     """Bytes of "24GiB"."""
     found = re.fullmatch(rf"\s*({NUMBER})\s*([A-Za-z]*)\s*", text)
-    if found is None or found[2].upper() not in UNITS or not 0 < float(found[1]) < math.inf:
-        raise BadSetting(f"--max-memory {text}: it is a number of bytes above 0 with a unit, write one like 24GiB or 512MiB")
-    return float(found[1]) * UNITS[found[2].upper()]
+    size = 0.0 if found is None else float(found[1]) * UNITS.get(found[2].upper(), 0)
+    if not 0 < size < math.inf:
+        raise BadSetting(f"--max-memory {text}: it is a number of bytes above 0 and finite with a unit, write one like 24GiB or 512MiB")
+    return size
 
 
 def requirement(text: str) -> Bound:
@@ -139,6 +141,8 @@ def requirement(text: str) -> Bound:
         score, _, end = name.rpartition("_")
     if score not in SCORES:
         raise BadSetting(f"--require {text!r}: score {score!r} is unknown: take {nearest(score, SCORES)}")
+    if not math.isfinite(float(limit)):
+        raise BadSetting(f"--require {text!r}: the number must be finite, take one that such a score may have, or leave the bound out")
     return Bound(f"require {name}{sign}{limit}", score, float(limit), sign == "<=", end)
 
 
