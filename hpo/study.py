@@ -71,6 +71,19 @@ class Wait:
     """Nothing to do now: others run the last trials, or the yardstick that rewards are measured by."""
 
 
+def optunas(store: Store, settings: Settings, directions: Sequence[str]) -> optuna.Study:
+    """Optuna's study of this name, made where there is none. One that a refused launch left, without a trial and not registered, is made anew if it
+    was for objectives of other directions."""
+    create = partial(optuna.create_study, storage=store.optuna, study_name=settings.study, directions=directions,
+                     sampler=optuna.samplers.RandomSampler(seed=settings.seed), load_if_exists=True)
+    with leases.translated():
+        study = create()
+        if [each.name.lower() for each in study.directions] != list(directions) and settings.study not in results.study_names(store) and not study.trials:
+            optuna.delete_study(study_name=settings.study, storage=store.optuna)
+            study = create()
+        return study
+
+
 class Search:
     """One worker's view of a study. Everything it knows is in the database, so it may be thrown away at any time."""
 
@@ -82,9 +95,7 @@ class Search:
         self.bounds = Bounds(settings.ladder, settings.learning_rate_scale, spaces.methods(settings.methods), settings.protects,
                              sites_of(model_folder(settings)), model_folder(settings))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with leases.translated():
-            self.study = optuna.create_study(storage=store.optuna, study_name=settings.study, directions=self.objectives.directions,
-                                             sampler=optuna.samplers.RandomSampler(seed=settings.seed), load_if_exists=True)
+        self.study = optunas(store, settings, self.objectives.directions)
         self.id = self.study._study_id
         self.agenda, self.ending = Agenda(self), Ending(self)
         self.turn: leases.Turn | None = None  # to ask, while this worker has it

@@ -238,6 +238,16 @@ def test_the_last_of_many_candidates_is_found_before_a_space_counts_as_exhausted
     assert len(evaluated) == len(search.bounds.methods) * len(search.settings.ladder)
 
 
+def test_a_refused_launch_binds_no_later_one(searching: Searching, query: Callable) -> None:
+    """The same name, other objectives: their number and directions are those of the launch that was not refused."""
+    with pytest.raises(BadSetting, match="none of"):
+        searching(study="test-refused", max_trainable="5")
+    search = searching(study="test-refused", objectives="fd,copy_excess,amd_train")
+    assert query("SELECT direction::text FROM study_directions WHERE study_id = :id ORDER BY objective", id=search.id) == [("MINIMIZE",), ("MINIMIZE",), ("MAXIMIZE",)]
+    with pytest.raises(SettingsDiffer):
+        searching(study="test-refused", objectives="fd,amd_train")
+
+
 @pytest.mark.parametrize("sampler", ["auto", "gp"])
 def test_a_model_proposes_within_what_is_known_before(sampler: str, searching: Searching) -> None:
     """A third of random proposals are, and none of the baselines that the model has seen."""
