@@ -1,4 +1,4 @@
-"""Which tensors and training states stay on disk: --keep front deletes those of points that another one dominates."""
+"""Which tensors and training states stay on disk: --keep front deletes those of points that another one dominates for good."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo import home
-from storage import leases, results, standing, trials
+from storage import leases, results, standing
 from storage.retrying import retrying
 from trainers.base_model import unet_elements
 from trainers.checkpoint import UNFINISHED
@@ -102,7 +102,7 @@ def note(search: Search, asked: Asked, kind: str, path: Path) -> None:
 
 def stays(search: Search, asked: Asked) -> bool:
     """Whether a finished trial's tensors and state are kept."""
-    return search.settings.keep == "all" or search.settings.keep == "front" and retrying(lambda: standing.is_on_front(search.store, asked.id))
+    return search.settings.keep == "all" or search.settings.keep == "front" and retrying(lambda: standing.is_contender(search.store, asked.id))
 
 
 def clear(search: Search, asked: Asked) -> None:
@@ -134,25 +134,17 @@ def discard(path: Path) -> bool:
 
 
 def tidy(search: Search) -> None:
-    """Delete what need not be kept: tensors of rungs that are not on the front (--keep front) or were never evaluated, states of trials off it.
+    """Delete what need not be kept: tensors of rungs that cannot be on the front (--keep front) or were never evaluated, states of trials
+    without such a rung. A worker looks at all files once, and then at those of which something changed.
 
     A file that is on another machine, or that may not be deleted, stays, and so does the note of it.
     """
-    for path in map(Path, retrying(lambda: useless(search))):
+    now = retrying(lambda: standing.moment(search.store, search.id))
+    found = retrying(lambda: standing.droppable(search.store, search.id, WEIGHTS, STATE, search.settings.keep, search.tidied))
+    for path in map(Path, found):
         if is_seen(path) and discard(path):
             forget(search, path)
-
-
-def useless(search: Search) -> list[str]:
-    """Noted files that need not stay."""
-    found = standing.droppable(search.store, search.id, WEIGHTS, STATE, everything=search.settings.keep == "all")
-    return found + (states_of_ended(search) if search.settings.keep == "none" else [])
-
-
-def states_of_ended(search: Search) -> list[str]:
-    """Also of trials that ended without a worker, by their third lost lease."""
-    live = {trial.number for trial in trials.running_trials(search.store, search.id)}
-    return [path for number, paths in results.artifacts(search.store, search.id, STATE).items() if number not in live for path in paths]
+    search.tidied = now
 
 
 def unfinished(path: Path) -> Iterator[Path]:

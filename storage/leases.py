@@ -43,7 +43,8 @@ class Counts:
 
     `waiting`: enqueued, or left by their workers. `failed` counts what was run and failed, not duplicates and infeasible
     proposals, nor the expired and released trials of studies of before. `duplicates_in_a_row`, `infeasible_in_a_row`: since the
-    last trial that was run, by trial number. `overdue`: the deadline of the study's settings is over by the server's clock.
+    last trial that was run, by trial number, and duplicates since the last that ended. `overdue`: the deadline of the study's
+    settings is over by the server's clock.
     """
 
     trials: int
