@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -141,8 +142,8 @@ def tidy(search: Search) -> None:
     """
     now = retrying(lambda: standing.moment(search.store, search.id))
     found = retrying(lambda: standing.droppable(search.store, search.id, WEIGHTS, STATE, search.settings.keep, search.tidied))
-    for path in map(Path, found):
-        if is_seen(path) and discard(path):
+    for path in seen(map(Path, found)):
+        if discard(path):
             forget(search, path)
     search.tidied = now
 
@@ -152,9 +153,22 @@ def unfinished(path: Path) -> Iterator[Path]:
     return path.parent.glob(f"{path.name}.*{UNFINISHED}")
 
 
-def is_seen(path: Path) -> bool:
-    """Whether a noted file is on this machine. One of another machine is left to it, also where there is such a folder here."""
-    return path.exists() or any(unfinished(path))
+def seen(paths: Iterable[Path]) -> list[Path]:
+    """Those noted files that are on this machine, if only half-written. One of another machine is left to it, also where there is such a folder here. Each
+    folder is listed once: there may be thousands of files."""
+    by_folder: dict[Path, list[Path]] = {}
+    for path in paths:
+        by_folder.setdefault(path.parent, []).append(path)
+    return [path for folder, noted in by_folder.items() if (names := names_in(folder)) for path in noted if path.name in names]
+
+
+def names_in(folder: Path) -> set[str]:
+    """Of the files in a folder, those half-written by the name that they were to have; none if there is no such folder."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return set()
+    return {name.removesuffix(UNFINISHED).rpartition(".")[0] if name.endswith(UNFINISHED) else name for name in names}
 
 
 def disk_need(model: Path, keep: str, trials: int) -> str:

@@ -18,6 +18,7 @@ from hpo.study import Asked, Search
 from metrics.estimate import Estimate
 from metrics.scores import Scores
 from storage import results, trials
+from trainers.checkpoint import UNFINISHED
 
 # What trials come to at their rungs of 20 and 40 steps: the first is dominated by all, the last by the two before it, at both.
 POINTS = [(3.0, 3.0), (1.0, 2.0), (2.0, 1.0), (2.0, 2.0)]
@@ -206,6 +207,13 @@ def test_discard_takes_half_written_files_too_and_no_other(tmp_path) -> None:
         each.write_bytes(b"")
     keeping.discard(path), keeping.discard(path)
     assert list(tmp_path.iterdir()) == [other]
+
+
+def test_noted_files_are_seen_where_they_are_if_only_half_written(tmp_path) -> None:
+    whole, half, gone = tmp_path / "trial-1.safetensors", tmp_path / "trial-2.safetensors", tmp_path / "trial-3.safetensors"
+    whole.touch()
+    half.with_name(f"{half.name}.a1{UNFINISHED}").touch()
+    assert keeping.seen([whole, half, gone, tmp_path / "elsewhere" / "trial-1.safetensors"]) == [whole, half]
 
 
 def test_studies_that_share_a_folder_of_states_share_no_file(searching: Callable[..., Search], tmp_path) -> None:
