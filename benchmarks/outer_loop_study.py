@@ -152,6 +152,7 @@ def fill(search: Search, count: int, seed: int = 0) -> None:
             rows.copy(cursor)
         cursor.execute("SELECT setval(pg_get_serial_sequence('trials', 'trial_id'), %s)", (first + count,))
         draws(search, cursor, generator)
+        cursor.execute("SELECT peft_pareto.learn_points(%s, NULL)", (search.id,))
     connection.autocommit = True
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")  # as autovacuum does while a study grows

@@ -53,6 +53,12 @@ class Constraints:
         """What is known before a training: violations by name. trainable, total: parameters of the candidate and of the U-Net."""
         return {} if self.size is None else {self.size.name: self.size.violation(trainable / total if self.share else trainable)}
 
+    def foreseen(self, trainable: int, total: int, values: Mapping[str, float]) -> dict[str, float]:
+        """All violations by name of what another study measured, as far as that tells them: values are those scores that are known on this study's
+        scale; what is not known counts as met."""
+        known = {bound.name: bound.violation(values[bound.quantity]) if bound.quantity in values else 0.0 for bound in self.measured}
+        return self.before(trainable, total) | known
+
     def after(self, scores: Scores, trainable: int, total: int, seconds: float, memory: float | None) -> dict[str, float]:
         """All violations by name of a rung. seconds: of the trial until it; memory: bytes at its peak, None where it cannot be read."""
         found = self.before(trainable, total)
@@ -95,11 +101,12 @@ def check_reachable(search: Search) -> None:
     view = AsAsked(search.settings.ladder)
     for _ in range(PROPOSALS):
         try:
-            count = search.trainable(search.space.propose(Wished({}, generator, (), view, search.study), search.bounds))
+            candidate = search.space.propose(Wished({}, generator, (), view, search.study), search.bounds)
         except SearchError:  # a trial that is proposed says why
             continue
-        if count is not None and not told(search.constraints.before(count, total)):
+        if search.is_small_enough(candidate):
             return
+        count = search.trainable(candidate)
         counts += [] if count is None else [count]
     if counts:
         raise BadSetting(f"--{search.constraints.size.name}: none of {PROPOSALS:,} random proposals meets it, the smallest trains {min(counts):,} parameters "

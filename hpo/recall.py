@@ -45,7 +45,7 @@ class Recall:
     def __post_init__(self) -> None:
         search, settings = self.search, self.search.settings
         self.proposer = Proposer(settings.sampler, settings.seed, search.objectives.directions, lambda trial: search.space.propose(trial, search.bounds),
-                                 settings.ladder, constrained=bool(search.constraints))
+                                 settings.ladder, bool(search.constraints), search.is_small_enough)
         self.pruner = Pruner(settings.reduction, settings.stop_confidence) if settings.pruner != "none" else None
         self.points = Points()
         self.texts: dict[int, str] = {}  # of distributions

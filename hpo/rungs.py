@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from hpo.errors import BadSetting
 
-
 SHOWN = 6  # of rungs that do not grow, in a message
 
 

@@ -101,7 +101,7 @@ class Settings:
     sampler: str = setting("auto", "search", "Optuna sampler: auto, tpe, gp, nsga2 or random")
     pruner: str = setting("moasha", "search", "what stops trials at rungs: two-objective asynchronous successive halving, or nothing", choices=("moasha", "none"))
     stop_confidence: float = setting(0.7, "search", "share of bootstrap replicates in which a trial must not be among the best of its rung to be stopped")
-    repeats: int = setting(1, "search", "runs, with seeds of their own, of each candidate that reaches the front")
+    repeats: int = setting(1, "search", "runs, with seeds of their own, of each candidate that reaches the front", means=True)
     max_trainable: str | None = setting(None, "constraints", "most trainable parameters, 500000 or 1% of the U-Net", means=True)
     max_memory: str | None = setting(None, "constraints", "most memory at a trial's peak, such as 24GiB, of the GPU, or of the process on a CPU", means=True)
     max_seconds: float | None = setting(None, "constraints", "most seconds that a trial may take to a rung", means=True)

@@ -71,6 +71,19 @@ class Wait:
     """Nothing to do now: others run the last trials, or the yardstick that rewards are measured by."""
 
 
+def optunas(store: Store, settings: Settings, directions: Sequence[str]) -> optuna.Study:
+    """Optuna's study of this name, made where there is none. One that a refused launch left, without a trial and not registered, is made anew if it
+    was for objectives of other directions."""
+    create = partial(optuna.create_study, storage=store.optuna, study_name=settings.study, directions=directions,
+                     sampler=optuna.samplers.RandomSampler(seed=settings.seed), load_if_exists=True)
+    with leases.translated():
+        study = create()
+        if [each.name.lower() for each in study.directions] != list(directions) and settings.study not in results.study_names(store) and not study.trials:
+            optuna.delete_study(study_name=settings.study, storage=store.optuna)
+            study = create()
+        return study
+
+
 class Search:
     """One worker's view of a study. Everything it knows is in the database, so it may be thrown away at any time."""
 
@@ -82,12 +95,11 @@ class Search:
         self.bounds = Bounds(settings.ladder, settings.learning_rate_scale, spaces.methods(settings.methods), settings.protects,
                              sites_of(model_folder(settings)), model_folder(settings))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with leases.translated():
-            self.study = optuna.create_study(storage=store.optuna, study_name=settings.study, directions=self.objectives.directions,
-                                             sampler=optuna.samplers.RandomSampler(seed=settings.seed), load_if_exists=True)
+        self.study = optunas(store, settings, self.objectives.directions)
         self.id = self.study._study_id
         self.agenda, self.ending = Agenda(self), Ending(self)
         self.turn: leases.Turn | None = None  # to ask, while this worker has it
+        self.tidied: standing.Moment | None = None  # when this worker last deleted what need not be kept
         self.counted: dict[tuple, int | None] = {}  # trainable parameters by what is trained
         self.request, self.unanswered = request(), False  # for the next trial to run, and whether it was made
 
@@ -142,8 +154,10 @@ class Search:
             while bad_proposals < MOST_BAD_PROPOSALS:
                 trials.expire(self.store, self.id)
                 counts = leases.counts(self.store, self.id)
-                if self.unanswered and trials.is_held(self.store, self.request):  # the trial that was begun when the answer was lost
-                    return self.taken(self.asked_for(trials.take))
+                if self.unanswered:
+                    if trials.is_held(self.store, self.request):  # the trial that was begun when the answer was lost
+                        return self.taken(self.asked_for(trials.take))
+                    self.request, self.unanswered = request(), False  # none was, or it was lost since
                 verdict = self.ending.verdict(counts)
                 if verdict:
                     return Wait() if counts.running else verdict
@@ -194,38 +208,30 @@ class Search:
             trials.tell(self.store, taken.trial_id, "failed", state="FAIL", values=None, reason=str(error), own_cause=True)
             raise
         candidate = proposal.candidate
-        why = self.refused(candidate)
-        trials.describe(self.store, taken.trial_id, self.row(candidate), *described(proposal))
-        if why is not None:
-            trials.tell(self.store, taken.trial_id, why[0], state="FAIL", values=None, reason=why[1], own_cause=True)
+        outcome, reason = self.infeasible(candidate) or (None, None)
+        if trials.describe(self.store, taken.trial_id, self.row(candidate), *described(proposal), outcome=outcome, reason=reason) is not None:
             return None
         return Asked(taken.trial_id, taken.number, candidate, self.rungs_of(candidate), known=self.paid(candidate))
 
     def begin(self, entry: Entry) -> Asked | None:
-        """A trial of a candidate that was not proposed by the sampler. Yardstick and baselines are run whatever the constraints say, the yardstick even
-        where its candidate was measured already."""
+        """A trial of a candidate that was not proposed by the sampler. Yardstick, baselines and repeats are run whatever the constraints say."""
         candidate = entry.candidate
         fixed = self.space.fixed(candidate, self.bounds)
         answers = ({}, {}, {}) if fixed is None else (dict(fixed.params), fixed.distributions, internal(fixed))
-        proposal = Proposal(candidate, *answers, {}, {})
-        if entry.baseline:
-            why = None if entry.yardstick else self.measured(candidate)
-        else:
-            why = None if entry.repeat else self.refused(candidate)
-        return self.write(proposal, entry, why)
+        return self.write(Proposal(candidate, *answers, {}, {}), entry, None if entry.baseline or entry.repeat else self.infeasible(candidate))
 
     def propose(self, number: int, counts: leases.Counts) -> Asked | None:
         self.recall.refresh()
         try:
-            proposal = self.recall.proposer.propose(number, at_random=counts.duplicates_in_a_row >= STUCK)
+            proposal = self.recall.proposer.propose(number, at_random=counts.duplicates_in_a_row + counts.infeasible_in_a_row >= STUCK)
         except BadProposal as error:
             trials.start(self.store, self.id, request=request(), candidate=None, parameters={}, distributions={}, internal={}, user_attrs={}, system_attrs={},
                          outcome="failed", reason=str(error))
             raise
-        return self.write(proposal, Entry(proposal.candidate), self.refused(proposal.candidate))
+        return self.write(proposal, Entry(proposal.candidate), self.infeasible(proposal.candidate))
 
     def write(self, proposal: Proposal, entry: Entry, why: tuple[str, str] | None) -> Asked | None:
-        """Begin the trial, or only note that it was not worth running."""
+        """Begin the trial, or only note that it was not worth running: why, or since the store knows it by now."""
         candidate = entry.candidate
         parameters, distributions, internal = described(proposal)
         outcome, reason = why or (None, None)
@@ -238,6 +244,8 @@ class Search:
             trials.start(self.store, self.id, request=request(), outcome=outcome, reason=reason, **given)
             return None
         started = self.asked_for(partial(trials.start, **given))
+        if started.outcome is not None:
+            return None
         return Asked(started.trial_id, started.number, candidate, self.rungs_of(candidate), entry.repeat, entry.baseline, self.paid(candidate, entry.repeat))
 
     def paid(self, candidate: Candidate, repeat: int = 0) -> dict[int, float]:
@@ -249,6 +257,13 @@ class Search:
         return trials.CandidateRow(candidate.hash, candidate.root, 0 if entry is None else entry.repeat, candidate.words, candidate.method, candidate.steps,
                                    self.rungs_of(candidate), candidate.to_json(), trainable, None if trainable is None else trainable / self.trained.units.total,
                                    None if entry is None else entry.baseline, entry is not None and entry.yardstick)
+
+    def is_small_enough(self, candidate: Candidate) -> bool:
+        """Whether it can be trained, within what is known before a training; without such a bound its own trial says whether it can."""
+        if self.constraints.size is None:
+            return True
+        count = self.trainable(candidate)
+        return count is not None and not constraints.told(self.constraints.before(count, self.trained.units.total))
 
     def trainable(self, candidate: Candidate) -> int | None:
         """Parameters that it trains, None where it cannot be trained on this model, which its trial says in its own words."""
@@ -264,14 +279,8 @@ class Search:
         """The study's rungs below the candidate's own steps, and those."""
         return (*(steps for steps in self.settings.ladder if steps < candidate.steps), candidate.steps)
 
-    def refused(self, candidate: Candidate) -> tuple[str, str] | None:
-        """Outcome and reason where a candidate is not worth running: it is known, or beyond what is allowed."""
-        other = self.duplicate_of(candidate, 0)
-        if other is not None:
-            return "duplicate", f"the same candidate as trial {other}"
-        other = self.under_way(candidate)
-        if other is not None:
-            return "duplicate", f"trial {other} trains the same with another number of steps now"
+    def infeasible(self, candidate: Candidate) -> tuple[str, str] | None:
+        """Outcome and reason where a candidate is beyond what is allowed."""
         trainable = self.trainable(candidate)
         if trainable is not None and (told := constraints.told(self.constraints.before(trainable, self.trained.units.total))):
             return "infeasible", f"{trainable:,} trainable parameters violate {told}"
@@ -284,16 +293,12 @@ class Search:
         """A trial that trains the same, to whichever steps: two at a time would pay twice for the same rungs, and write one file of states."""
         return standing.under_way(self.store, self.id, candidate.root, repeat)
 
-    def measured(self, candidate: Candidate) -> tuple[str, str] | None:
-        """As `refused`, where the candidate's own last rung is evaluated. One that was stopped before is none: a baseline never is."""
-        known = trials.known_rungs(self.store, self.id, candidate.root).get(candidate.steps)
-        return None if known is None else ("duplicate", f"the same candidate as trial {known.number}")
-
     def state(self) -> Ended | None:
         """The study's end, if it has come and nothing is running any more."""
-        trials.expire(self.store, self.id)
-        counts = leases.counts(self.store, self.id)
-        return None if counts.running else self.ending.verdict(counts)
+        with leases.translated():
+            trials.expire(self.store, self.id)
+            counts = leases.counts(self.store, self.id)
+            return None if counts.running else self.ending.verdict(counts)
 
     # Telling. A rung is written as soon as it is measured, and stays whatever becomes of its trial.
 

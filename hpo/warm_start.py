@@ -89,8 +89,8 @@ def reason(candidate: Candidate, search: Search) -> str | None:
 
 def points(search: Search, yardstick: Sequence[float]) -> Iterator[Point]:
     """The source's points as those of this study, for the sampler: each objective scaled so that the source's base and yardstick come to lie on this
-    study's, a joint reward by the source's own. Numbers are negative, so that no trial of this study is meant. What this study's space cannot propose is
-    left out. yardstick: the scores of this study's."""
+    study's, a joint reward by the source's own. Numbers are negative, so that no trial of this study is meant. What this study's space cannot propose, or
+    its base model cannot have, is left out. yardstick: the scores of this study's."""
     found = source(search, search.settings.warm_start)
     with leases.translated():
         recorded = search.study.user_attrs[MARK]["recorded"]
@@ -99,8 +99,12 @@ def points(search: Search, yardstick: Sequence[float]) -> Iterator[Point]:
     for place, row in enumerate(rows):
         candidate = adapted(Candidate.from_json(row.candidate), found, search)
         fixed, values = search.space.fixed(candidate, search.bounds), values_here(row.values, found, search, base, yardstick)
-        if fixed is not None and values is not None:
-            yield Point(-1 - row.number, candidate.steps, place == last[row.number], dict(fixed.params), fixed.distributions, values, [], {})
+        trainable = search.trainable(candidate)
+        if fixed is not None and values is not None and trainable is not None:
+            scores = {} if search.objectives.is_joint_reward else dict(zip(search.objectives.names, values))
+            violations = search.constraints.foreseen(trainable, search.trained.units.total, scores)
+            yield Point(-1 - row.number, candidate.steps, place == last[row.number], dict(fixed.params), fixed.distributions, values,
+                        [violations[name] for name in sorted(violations)], {})
 
 
 def values_here(values: Sequence[float], source: Source, search: Search, base: Mapping[str, tuple], yardstick: Sequence[float]) -> list[float] | None:

@@ -32,7 +32,8 @@ KEEPALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_c
 SERVER_KEEPALIVE = "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3"
 #: A server cannot stop and start again in so little time: a connection that was used then need not be tried before it is used.
 FRESH_SECONDS = 0.1
-IDLE_TRANSACTION = "SET idle_in_transaction_session_timeout = '5min'"
+#: Less than a lease: a process that is paused within a transaction must not keep others from taking up what it holds.
+IDLE_TRANSACTION = "SET idle_in_transaction_session_timeout = '30s'"
 
 # The connection's own search path, less our schema.
 SEARCH_PATH = """

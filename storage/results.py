@@ -86,41 +86,39 @@ def register(
     study, where it must be created).
     """
     given = as_stored({"binding": {**binding, **_fixed(objectives, reward_weight)}, "free": dict(free)})
-    with leases.translated(), store.engine.begin() as connection:
-        query = "SELECT study_name FROM studies WHERE study_id = :id FOR UPDATE"
-        name = connection.scalar(text(query), {"id": study_id})
-        if name is None:
+    with leases.translated(), store.at_once.connect() as connection:  # no lock is held while this process or the network rests
+        query = "SELECT o.study_name, s.trials, s.settings FROM studies o LEFT JOIN peft_pareto.studies s USING (study_id) WHERE o.study_id = :id"
+        found = connection.execute(text(query), {"id": study_id}).one_or_none()
+        if found is None:
             raise BadValue(f"study {study_id} does not exist: create it with Optuna first")
-        query = "SELECT trials, settings FROM peft_pareto.studies WHERE study_id = :id FOR UPDATE"
-        stored = connection.execute(text(query), {"id": study_id}).one_or_none()
-        if stored is not None:
-            _compare(stored.settings, given)
-            if trials is None:  # a worker that joins: its machine's paths are not the study's
-                return Registered(stored.trials, stored.settings, created=False)
-            if trials < 1:
-                raise BadValue(f"trials={trials!r} must be 1 or more: start study {name!r} with --trials N")
-            query = "UPDATE peft_pareto.studies SET trials = :trials, settings = :settings WHERE study_id = :id"
-            connection.execute(text(query), {"id": study_id, "trials": int(trials), "settings": json.dumps(given)})
-            return Registered(int(trials), given, created=False)
-        query = "SELECT count(*) FROM trials WHERE study_id = :id AND state <> 'WAITING'"
-        if connection.scalar(text(query), {"id": study_id}):
-            raise ForeignStudy(name)
-        if trials is None or trials < 1:
-            raise BadValue(f"trials={trials!r} must be 1 or more to create study {name!r}: start it with --trials N")
-        row = {
-            "study_id": study_id,
-            "trials": int(trials),
-            "lease_seconds": float(lease_seconds),
-            "settings": json.dumps(given),
-            "objectives": json.dumps(list(objectives)),
-            "directions": json.dumps(dict(directions)),
-            "reward_weight": float(reward_weight),
-            "quality": quality,
-            "memorization": memorization,
-            "queue": dumped(as_stored(list(queue))),
-        }
-        connection.execute(text(_insert("studies", row)), row)
-        return Registered(int(trials), given, created=True)
+        name, asked_before, stored = found
+        if (trials is None and stored is None) or (trials is not None and trials < 1):
+            raise BadValue(f"trials={trials!r} must be 1 or more: start study {name!r} with --trials N")
+        if stored is None:
+            row = {
+                "study_id": study_id,
+                "trials": int(trials),
+                "lease_seconds": float(lease_seconds),
+                "settings": given,
+                "objectives": list(objectives),
+                "directions": dict(directions),
+                "reward_weight": float(reward_weight),
+                "quality": quality,
+                "memorization": memorization,
+                "queue": as_stored(list(queue)),
+            }
+            made = connection.execute(text("SELECT * FROM peft_pareto.register(CAST(:given AS jsonb))"), {"given": dumped(row)}).one_or_none()
+            if made is None:
+                raise ForeignStudy(name)
+            if made.created:
+                return Registered(int(trials), given, created=True)
+            stored = made.settings
+        _compare(stored, given)  # what binds never changes
+        if trials is None:  # a worker that joins: its machine's paths are not the study's
+            return Registered(asked_before, stored, created=False)
+        query = "UPDATE peft_pareto.studies SET trials = :trials, settings = :settings WHERE study_id = :id"
+        connection.execute(text(query), {"id": study_id, "trials": int(trials), "settings": json.dumps(given)})
+        return Registered(int(trials), given, created=False)
 
 
 def study_id(store: Store, name: str) -> int:
@@ -164,12 +162,17 @@ def candidate(store: Store, trial_id: int) -> Mapping[str, Any] | None:
 
 def record_curve(store: Store, trial_id: int, curve: Mapping[int, tuple[float, float]]) -> None:
     """The stable validation loss by step: (mean on train, mean on twin). Again, it replaces. Raises BadValue, LeaseLost."""
-    rows = [{"trial_id": trial_id, "step": int(step), "train": number("train loss", train), "twin": number("twin loss", twin)}
-            for step, (train, twin) in curve.items()]  # fmt: skip
-    insert = _insert("loss_curves", ("trial_id", "step", "train", "twin"))
-    with leases.translated(), store.engine.begin() as connection:
-        if rows:
-            connection.execute(text(f"{insert} ON CONFLICT (trial_id, step) DO UPDATE SET train = excluded.train, twin = excluded.twin"), rows)
+    given = {
+        "trial": trial_id, "steps": [int(step) for step in curve], "train": [number("train loss", train) for train, _ in curve.values()],
+        "twin": [number("twin loss", twin) for _, twin in curve.values()],
+    }  # fmt: skip
+    query = (
+        "INSERT INTO peft_pareto.loss_curves (trial_id, step, train, twin) SELECT :trial, given.step, given.train, given.twin "
+        "FROM unnest(CAST(:steps AS integer[]), CAST(:train AS double precision[]), CAST(:twin AS double precision[])) AS given (step, train, twin) "
+        "ON CONFLICT (trial_id, step) DO UPDATE SET train = excluded.train, twin = excluded.twin"
+    )
+    with leases.translated(), store.at_once.connect() as connection:
+        connection.execute(text(query), given)
 
 
 def curve(store: Store, trial_id: int) -> dict[int, tuple[float, float]]:

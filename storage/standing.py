@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
 
 from storage import leases
 from storage.store import Store
+
+LONGEST_WRITE = 60.0  # seconds, from when a trial's end is dated to when others see it: far more than the one statement takes
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,14 @@ class Evaluated:
     number: int
     candidate: Mapping[str, Any]
     values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A study's newest rung, and a time of the server (UTC) before which all that has ended by then is known to have ended."""
+
+    recorded: int
+    ended: datetime
 
 
 def baselines(store: Store, study_id: int) -> list[Baseline]:
@@ -68,9 +79,9 @@ def front_candidates(store: Store, study_id: int) -> list[tuple[dict[str, Any], 
     return [(row["candidate"], row["repeats"]) for row in _rows(store, "SELECT * FROM peft_pareto.front_candidates(:study)", study=study_id)]
 
 
-def is_on_front(store: Store, trial_id: int) -> bool:
-    """Whether any of the trial's rungs is."""
-    return _rows(store, "SELECT peft_pareto.is_on_front(:trial) AS found", trial=trial_id)[0]["found"]
+def is_contender(store: Store, trial_id: int) -> bool:
+    """Whether any of the trial's rungs is on the front, or may come to be: the means of those that dominate it are not final, or rewards not defined."""
+    return _rows(store, "SELECT peft_pareto.is_contender(:trial) AS found", trial=trial_id)[0]["found"]
 
 
 def is_begun(store: Store, study_id: int, hash: str) -> bool:
@@ -81,8 +92,7 @@ def is_begun(store: Store, study_id: int, hash: str) -> bool:
 
 def under_way(store: Store, study_id: int, root: str, repeat: int) -> int | None:
     """Number of a trial of this root and repeat that runs, or was left and waits to be taken up; None if there is none."""
-    query = ("SELECT min(t.number) AS found FROM peft_pareto.candidates c JOIN trials t USING (trial_id) "
-             "WHERE c.study_id = :study AND c.root = :root AND c.repeat = :repeat AND t.state IN ('RUNNING', 'WAITING')")
+    query = "SELECT peft_pareto.under_way(:study, :root, :repeat) AS found"
     return _rows(store, query, study=study_id, root=root, repeat=repeat)[0]["found"]
 
 
@@ -128,15 +138,29 @@ def values_at(store: Store, trial_id: int, steps: int) -> list[float]:
 
 
 def hypervolumes(store: Store, study_id: int) -> list[float]:
-    """As trials were finished, from the first that was finished with or after the yardstick on."""
-    query = "SELECT hypervolume FROM peft_pareto.hypervolumes WHERE study_id = :study ORDER BY finished, trial_id"
-    return [row["hypervolume"] for row in _rows(store, query, study=study_id)]
+    """As trials were finished, from the first that was finished with or after the yardstick on. Where a worker ended before it had measured, it
+    is that of before, since a front does not shrink."""
+    query = ("SELECT h.hypervolume FROM trials t JOIN peft_pareto.leases l USING (trial_id) LEFT JOIN peft_pareto.hypervolumes h USING (trial_id) "
+             "WHERE t.study_id = :study AND t.state IN ('COMPLETE', 'PRUNED') ORDER BY l.settled_at, t.number")
+    found: list[float] = []
+    for row in _rows(store, query, study=study_id):
+        if row["hypervolume"] is not None or found:
+            found.append(found[-1] if row["hypervolume"] is None else row["hypervolume"])
+    return found
 
 
-def droppable(store: Store, study_id: int, weights: str, state: str, everything: bool) -> list[str]:
-    """Paths of files that need not stay: see sql/standing.sql. weights, state: kinds of artifacts."""
-    query = "SELECT path FROM peft_pareto.droppable(:study, :weights, :state, :everything)"
-    return [row["path"] for row in _rows(store, query, study=study_id, weights=weights, state=state, everything=everything)]
+def moment(store: Store, study_id: int) -> Moment:
+    """Now. What is written later has a later one; what is being written may be counted as earlier and as later."""
+    query = ("SELECT coalesce(max(recorded), 0) AS recorded, timezone('UTC', clock_timestamp()) - make_interval(secs => :longest) AS ended "
+             "FROM peft_pareto.rungs WHERE study_id = :study")
+    return Moment(**_rows(store, query, study=study_id, longest=LONGEST_WRITE)[0])
+
+
+def droppable(store: Store, study_id: int, weights: str, state: str, kept: str, since: Moment | None = None) -> list[str]:
+    """Paths of files that need not stay, as it came to be since then: see sql/standing.sql. weights, state: kinds of artifacts; kept: "front", "all", "none"."""
+    query = "SELECT path FROM peft_pareto.droppable(:study, :weights, :state, :kept, :recorded, CAST(:ended AS timestamp))"
+    recorded, ended = (0, "-infinity") if since is None else (since.recorded, since.ended)
+    return [row["path"] for row in _rows(store, query, study=study_id, weights=weights, state=state, kept=kept, recorded=recorded, ended=ended)]
 
 
 def _rows(store: Store, query: str, **given: Any) -> list[Mapping[str, Any]]:

@@ -71,10 +71,11 @@ class CandidateRow:
 
 @dataclass(frozen=True)
 class Started:
-    """A new trial: RUNNING under this worker's lease, or refused."""
+    """A new trial: RUNNING under this worker's lease, or refused, which `outcome` then says."""
 
     trial_id: int
     number: int
+    outcome: str | None = None
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,9 @@ def start(
     outcome: str | None = None,
     reason: str | None = None,
 ) -> Started:
-    """A new trial under this worker's lease, or, with an outcome (duplicate, infeasible, failed), one that is refused at once. It has no
-    candidate (None) only where it failed since nothing could be made of what was proposed.
+    """A new trial under this worker's lease, or one that is refused at once: with an outcome (infeasible, failed), or as a duplicate, which is
+    found out in the same transaction: `find_duplicate` and `standing.under_way` say what is one. The yardstick never is, another baseline only
+    where its last rung is evaluated or it is under way. It has no candidate (None) only where it failed since nothing could be made of what was proposed.
 
     request: a uuid that the caller makes; the same again gives the same trial. parameters: external values by name,
     internal: Optuna's internal representation, distributions: Optuna's distribution_to_json, of the same names, in the
@@ -145,7 +147,7 @@ def start(
         "system_keys": list(system_attrs or {}), "system_values": [json.dumps(value) for value in (system_attrs or {}).values()],
     }  # fmt: skip
     query = (
-        "SELECT trial, place FROM peft_pareto.start(:study, :request, :outcome, :reason, CAST(:candidate AS jsonb), "
+        "SELECT trial, place, outcome FROM peft_pareto.start(:study, :request, :outcome, :reason, CAST(:candidate AS jsonb), "
         "CAST(:names AS text[]), CAST(:internal AS double precision[]), CAST(:kinds AS text[]), CAST(:user_keys AS text[]), "
         "CAST(:user_values AS text[]), CAST(:system_keys AS text[]), CAST(:system_values AS text[]))"
     )
@@ -185,14 +187,18 @@ def describe(
     parameters: Mapping[str, Any],
     distributions: Mapping[str, str],
     internal: Mapping[str, float],
-) -> None:
-    """What a taken trial that had no candidate is going to run; again, it replaces. Raises LeaseLost, BadValue."""
+    outcome: str | None = None,
+    reason: str | None = None,
+) -> str | None:
+    """What a taken trial that had no candidate is going to run; again, it replaces. With an outcome, or if it is a duplicate, as in `start`,
+    it ends with that at once. Gives the outcome then, else None. Raises LeaseLost, BadValue."""
     query = (
-        "SELECT peft_pareto.describe(:trial, CAST(:candidate AS jsonb), CAST(:names AS text[]), "
+        "SELECT peft_pareto.describe(:trial, :outcome, :reason, CAST(:candidate AS jsonb), CAST(:names AS text[]), "
         "CAST(:internal AS double precision[]), CAST(:kinds AS text[]))"
     )
     with leases.translated(), store.at_once.connect() as connection:
-        connection.execute(text(query), {"trial": trial_id, **_described(candidate, parameters, distributions, internal)})
+        described = _described(candidate, parameters, distributions, internal)
+        return connection.scalar(text(query), {"trial": trial_id, "outcome": outcome, "reason": clean(reason), **described})
 
 
 def tell(
@@ -244,7 +250,7 @@ def find_duplicate(store: Store, study_id: int, root: str, steps: int, repeat: i
 
     That is a trial which has evaluated a rung at these steps (it counts first); which runs, or was left, and will be
     evaluated there; which was stopped (PRUNED) though it was to go there or beyond; or which failed by its own cause and had
-    no more steps than these: a training that diverges does so again. Ask under `leases.asking`, before `start`.
+    no more steps than these: a training that diverges does so again. `start` asks the same.
     """
     query = "SELECT peft_pareto.duplicate_of(:study, :root, :steps, :repeat)"
     with leases.translated(), store.at_once.connect() as connection:
@@ -265,8 +271,7 @@ def running_trials(store: Store, study_id: int, known: Collection[int] = ()) -> 
 
 
 def record_hypervolume(store: Store, trial_id: int, hypervolume: float) -> None:
-    """The front's hypervolume when this trial was finished, with how many trials of the study are, and their busy seconds in all;
-    anybody may, and again replaces. Raises BadValue."""
+    """The front's hypervolume when this trial was finished; anybody may, and again replaces. Raises BadValue."""
     query = "SELECT peft_pareto.record_hypervolume(:trial, :hypervolume)"
     with leases.translated(), store.at_once.connect() as connection:
         connection.execute(text(query), {"trial": trial_id, "hypervolume": number("hypervolume", hypervolume)})

@@ -226,7 +226,8 @@ END
 $$;
 
 -- One row: how many trials are where. A withdrawn trial (FAIL without a lease) counts nowhere.
--- duplicates_in_a_row, infeasible_in_a_row: such proposals since the last trial that was run. Locks nothing.
+-- duplicates_in_a_row, infeasible_in_a_row: such proposals since the last trial that was run; duplicates also only since the
+-- last that ended, since what was refused because of a running trial may be new once that has ended. Locks nothing.
 CREATE OR REPLACE FUNCTION peft_pareto.counts(study integer) RETURNS TABLE (
     trials integer, finished bigint, stopped bigint, running bigint, waiting bigint, failed bigint, duplicates bigint,
     infeasible bigint, expired bigint, released bigint, duplicates_in_a_row bigint, infeasible_in_a_row bigint, overdue boolean)
@@ -235,13 +236,16 @@ $$
     WITH ran AS (
         SELECT count(*) FILTER (WHERE t.state IN ('COMPLETE', 'PRUNED')) AS finished, count(*) FILTER (WHERE t.state = 'PRUNED') AS stopped,
                count(*) FILTER (WHERE t.state = 'RUNNING') AS running,
-               max(t.number) FILTER (WHERE t.state IN ('COMPLETE', 'PRUNED', 'RUNNING')) AS last
+               max(t.number) FILTER (WHERE t.state IN ('COMPLETE', 'PRUNED', 'RUNNING')) AS last,
+               max(t.datetime_complete) FILTER (WHERE t.state IN ('COMPLETE', 'PRUNED')) AT TIME ZONE 'UTC' AS ended
             FROM optuna.trials t WHERE t.study_id = study
     ), others AS MATERIALIZED (
-        SELECT t.number, t.state, l.outcome, l.trial_id IS NOT NULL AND l.outcome IN ('duplicate', 'infeasible') IS NOT TRUE AS was_run
+        SELECT t.number, t.state, l.outcome, l.settled_at, l.trial_id IS NOT NULL AND l.outcome IN ('duplicate', 'infeasible') IS NOT TRUE AS was_run
             FROM optuna.trials t LEFT JOIN peft_pareto.leases l ON l.trial_id = t.trial_id WHERE t.study_id = study AND t.state IN ('WAITING', 'FAIL')
     ), last AS (
-        SELECT greatest((SELECT ran.last FROM ran), max(number) FILTER (WHERE was_run), -1) AS number FROM others
+        SELECT greatest((SELECT ran.last FROM ran), max(number) FILTER (WHERE was_run), -1) AS number,
+               greatest((SELECT ran.ended FROM ran), max(settled_at) FILTER (WHERE was_run), '-infinity') AS ended
+            FROM others
     )
     SELECT s.trials, ran.finished, ran.stopped, ran.running, n.waiting, n.failed, n.duplicates, n.infeasible, n.expired, n.released,
            n.duplicates_in_a_row, n.infeasible_in_a_row,
@@ -253,7 +257,8 @@ $$
                    count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'infeasible') AS infeasible,
                    count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'expired') AS expired,
                    count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'released') AS released,
-                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'duplicate' AND others.number > last.number) AS duplicates_in_a_row,
+                   count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'duplicate' AND others.number > last.number
+                                          AND others.settled_at > last.ended) AS duplicates_in_a_row,
                    count(*) FILTER (WHERE state = 'FAIL' AND outcome = 'infeasible' AND others.number > last.number) AS infeasible_in_a_row
                 FROM others CROSS JOIN last) AS n
         WHERE s.study_id = study

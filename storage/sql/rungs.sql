@@ -66,18 +66,10 @@ $$
         ORDER BY r.steps, r.recorded
 $$;
 
--- The front's hypervolume when a trial was finished, as the study's finished-th, after that many busy seconds of all finished
--- trials. Again, it replaces. Locks nothing else.
+-- The front's hypervolume when a trial was finished. Again, it replaces. Locks nothing else.
 CREATE OR REPLACE FUNCTION peft_pareto.record_hypervolume(trial integer, volume double precision) RETURNS void LANGUAGE sql AS
 $$
-    INSERT INTO peft_pareto.hypervolumes (trial_id, study_id, finished, seconds, hypervolume)
-        SELECT trial, o.study_id, n.finished, n.seconds, volume
-            FROM optuna.trials o CROSS JOIN LATERAL (
-                SELECT count(*) AS finished, coalesce(sum(r.seconds), 0) AS seconds
-                    FROM optuna.trials t
-                    LEFT JOIN (SELECT e.trial_id, max(e.seconds) AS seconds FROM peft_pareto.rungs e WHERE e.study_id = o.study_id GROUP BY e.trial_id) AS r
-                        ON r.trial_id = t.trial_id
-                    WHERE t.study_id = o.study_id AND t.state IN ('COMPLETE', 'PRUNED')) AS n
-            WHERE o.trial_id = trial
-        ON CONFLICT (trial_id) DO UPDATE SET finished = excluded.finished, seconds = excluded.seconds, hypervolume = excluded.hypervolume
+    INSERT INTO peft_pareto.hypervolumes (trial_id, study_id, hypervolume)
+        SELECT trial, t.study_id, volume FROM optuna.trials t WHERE t.trial_id = trial
+        ON CONFLICT (trial_id) DO UPDATE SET hypervolume = excluded.hypervolume
 $$;

@@ -34,24 +34,99 @@ BEGIN
 END
 $$;
 
--- A new trial, running under a lease of the connection's worker, or refused (refused_as: duplicate, infeasible, failed) in one go.
--- The same request again gives the same trial. Locks Optuna's study as Optuna does, since a trial's number is a count.
-CREATE OR REPLACE FUNCTION peft_pareto.start(
-    study integer, asked text, refused_as text, why text, candidate jsonb, names text[], internal double precision[],
-    kinds text[], user_keys text[], user_values text[], system_keys text[], system_values text[]
-) RETURNS TABLE (trial integer, place integer) LANGUAGE plpgsql AS
+-- Number of a trial of the same root and repeat by which running so many steps is useless: this rung was evaluated (which
+-- counts first); or a trial is on its way there; was stopped on its way there or beyond; or failed by the candidate's own
+-- fault before. NULL if there is none. Locks nothing.
+CREATE OR REPLACE FUNCTION peft_pareto.duplicate_of(study integer, wanted text, wanted_steps integer, wanted_repeat integer)
+    RETURNS integer LANGUAGE sql STABLE AS
+$$
+    SELECT t.number
+        FROM peft_pareto.candidates c
+        JOIN optuna.trials t ON t.trial_id = c.trial_id
+        JOIN peft_pareto.leases l ON l.trial_id = c.trial_id
+        LEFT JOIN peft_pareto.rungs r ON r.trial_id = c.trial_id AND r.steps = wanted_steps
+        WHERE c.study_id = study AND c.root = wanted AND c.repeat = wanted_repeat
+          AND (r.trial_id IS NOT NULL
+               OR t.state IN ('RUNNING', 'WAITING') AND wanted_steps = ANY (c.rungs)
+               OR t.state = 'PRUNED' AND c.steps >= wanted_steps
+               OR t.state = 'FAIL' AND l.outcome = 'failed' AND l.own_cause AND c.steps <= wanted_steps)
+        ORDER BY r.trial_id IS NULL, t.number LIMIT 1
+$$;
+
+-- Number of a trial of the same root and repeat that runs, or was left and waits to be taken up; NULL if there is none. Two at a
+-- time would pay twice for the same rungs, and write one file of states. Locks nothing.
+CREATE OR REPLACE FUNCTION peft_pareto.under_way(study integer, wanted text, wanted_repeat integer) RETURNS integer
+    LANGUAGE sql STABLE AS
+$$
+    SELECT min(t.number) FROM peft_pareto.candidates c JOIN optuna.trials t ON t.trial_id = c.trial_id
+        WHERE c.study_id = study AND c.root = wanted AND c.repeat = wanted_repeat AND t.state IN ('RUNNING', 'WAITING')
+$$;
+
+-- Number of a trial by which running a baseline is useless: it has evaluated the last rung, or is the same baseline on its way
+-- there. One that was stopped before is none, since a baseline never is. NULL if there is none. Locks nothing.
+CREATE OR REPLACE FUNCTION peft_pareto.baseline_known_as(study integer, wanted text, wanted_steps integer, named text)
+    RETURNS integer LANGUAGE sql STABLE AS
+$$
+    SELECT min(t.number)
+        FROM peft_pareto.candidates c
+        JOIN optuna.trials t ON t.trial_id = c.trial_id
+        LEFT JOIN peft_pareto.rungs r ON r.trial_id = c.trial_id AND r.steps = wanted_steps
+        WHERE c.study_id = study AND c.root = wanted AND c.repeat = 0
+          AND (r.trial_id IS NOT NULL OR t.state IN ('RUNNING', 'WAITING') AND c.baseline = named)
+$$;
+
+-- In words why a candidate is not worth starting, since it is known; NULL if it is worth it. The yardstick is run even where it
+-- was measured. Who locks Optuna's study first, as all that start trials do, finds what nobody can change before it commits
+-- but trials that end.
+CREATE OR REPLACE FUNCTION peft_pareto.known_as(study integer, candidate jsonb) RETURNS text LANGUAGE plpgsql STABLE AS
 $$
 DECLARE
+    wanted text := candidate ->> 'root';
+    wanted_steps integer := candidate ->> 'steps';
+    wanted_repeat integer := candidate ->> 'repeat';
+    named text := candidate ->> 'baseline';
+BEGIN
+    IF (candidate ->> 'yardstick')::boolean THEN
+        RETURN NULL;
+    ELSIF named IS NOT NULL THEN
+        RETURN 'the same candidate as trial ' || peft_pareto.baseline_known_as(study, wanted, wanted_steps, named);
+    END IF;
+    RETURN coalesce('the same candidate as trial ' || peft_pareto.duplicate_of(study, wanted, wanted_steps, wanted_repeat),
+                    'trial ' || peft_pareto.under_way(study, wanted, wanted_repeat)
+                        || ' trains the same with another number of steps now');
+END
+$$;
+
+-- A new trial, running under a lease of the connection's worker, or refused (refused_as: duplicate, infeasible, failed) in one go;
+-- as a duplicate also by what stands here now, whatever the caller knew. The same request again gives the same trial, while the
+-- worker holds it or if it was refused. Locks Optuna's study as Optuna does, since a trial's number is a count.
+DROP FUNCTION IF EXISTS peft_pareto.start(integer, text, text, text, jsonb, text[], double precision[], text[], text[], text[], text[], text[]);
+CREATE FUNCTION peft_pareto.start(
+    study integer, asked text, refused_as text, why text, candidate jsonb, names text[], internal double precision[],
+    kinds text[], user_keys text[], user_values text[], system_keys text[], system_values text[]
+) RETURNS TABLE (trial integer, place integer, outcome text) LANGUAGE plpgsql AS
+$$
+#variable_conflict use_column
+DECLARE
     now_utc timestamp := timezone('UTC', clock_timestamp());
+    known text;
 BEGIN
     PERFORM FROM optuna.studies s WHERE s.study_id = study FOR UPDATE;
-    SELECT t.trial_id, t.number INTO trial, place
-        FROM peft_pareto.leases l JOIN optuna.trials t ON t.trial_id = l.trial_id WHERE l.request = asked;
+    SELECT t.trial_id, t.number, l.outcome INTO trial, place, outcome
+        FROM peft_pareto.leases l JOIN optuna.trials t ON t.trial_id = l.trial_id
+        WHERE l.request = asked AND l.worker = peft_pareto.worker()
+          AND (l.outcome IS NULL OR t.datetime_complete = t.datetime_start);  -- at once only if it was refused
     IF FOUND THEN
         RETURN NEXT;
         RETURN;
     END IF;
     PERFORM peft_pareto.demand_worker(NULL);
+    known := peft_pareto.known_as(study, candidate);
+    IF known IS NOT NULL THEN
+        refused_as := 'duplicate';
+        why := known;
+    END IF;
+    outcome := refused_as;
     place := count(*) FROM optuna.trials t WHERE t.study_id = study;
     IF refused_as IS NULL THEN
         INSERT INTO optuna.trials (study_id, number, state, datetime_start) VALUES (study, place, 'RUNNING', now_utc)
@@ -117,21 +192,6 @@ BEGIN
 END
 $$;
 
--- What a trial that was enqueued without a candidate turned out to be. Locks the lease FOR SHARE.
-CREATE OR REPLACE FUNCTION peft_pareto.describe(
-    trial integer, candidate jsonb, names text[], internal double precision[], kinds text[]) RETURNS void LANGUAGE plpgsql AS
-$$
-DECLARE
-    why text := peft_pareto.objection(trial);
-BEGIN
-    IF why IS NOT NULL THEN
-        PERFORM peft_pareto.refuse(trial, why);
-    END IF;
-    PERFORM peft_pareto.write_params(trial, names, internal, kinds);
-    PERFORM peft_pareto.write_candidate(trial, (SELECT t.study_id FROM optuna.trials t WHERE t.trial_id = trial), candidate);
-END
-$$;
-
 -- Ends a trial: the lease is settled, and Optuna's state and values follow. The same again by the same worker does
 -- nothing. Locks the trial, then the lease.
 CREATE OR REPLACE FUNCTION peft_pareto.tell(
@@ -167,14 +227,48 @@ BEGIN
 END
 $$;
 
--- Takes the lease from a trial: it waits to be taken up again, or, at its last loss, fails. The caller has locked trial
--- and lease.
+-- What a trial that was enqueued without a candidate turned out to be; it ends at once where that is not worth running, as in
+-- `start`. Gives the outcome then, else NULL. Locks Optuna's study, the trial, then the lease.
+DROP FUNCTION IF EXISTS peft_pareto.describe(integer, jsonb, text[], double precision[], text[]);
+CREATE OR REPLACE FUNCTION peft_pareto.describe(
+    trial integer, refused_as text, why text, candidate jsonb, names text[], internal double precision[], kinds text[])
+    RETURNS text LANGUAGE plpgsql AS
+$$
+DECLARE
+    study integer := (SELECT t.study_id FROM optuna.trials t WHERE t.trial_id = trial);
+    objection text;
+    known text;
+BEGIN
+    PERFORM FROM optuna.studies s WHERE s.study_id = study FOR UPDATE;
+    PERFORM FROM optuna.trials t WHERE t.trial_id = trial FOR UPDATE;
+    objection := peft_pareto.objection(trial);
+    IF objection IS NOT NULL THEN
+        PERFORM peft_pareto.refuse(trial, objection);
+    END IF;
+    IF NOT EXISTS (SELECT FROM peft_pareto.candidates c WHERE c.trial_id = trial) THEN
+        known := peft_pareto.known_as(study, candidate);
+    END IF;
+    PERFORM peft_pareto.write_params(trial, names, internal, kinds);
+    PERFORM peft_pareto.write_candidate(trial, study, candidate);
+    IF known IS NOT NULL THEN
+        refused_as := 'duplicate';
+        why := known;
+    END IF;
+    IF refused_as IS NOT NULL THEN
+        PERFORM peft_pareto.tell(trial, refused_as, 'FAIL', NULL, why, true);
+    END IF;
+    RETURN refused_as;
+END
+$$;
+
+-- Takes the lease from a trial: it waits to be taken up again, or, at its last loss, fails. Its request is forgotten, since
+-- the same asked again is to give a trial that is held. The caller has locked trial and lease.
 CREATE OR REPLACE FUNCTION peft_pareto.lose(trial integer, counted boolean, why text, leaver text) RETURNS void
     LANGUAGE plpgsql AS
 $$
 BEGIN
     UPDATE peft_pareto.leases l
-        SET losses = l.losses + 1, outcome = 'failed', own_cause = false, settled_at = clock_timestamp(), left_by = leaver,
+        SET losses = l.losses + 1, outcome = 'failed', own_cause = false, settled_at = clock_timestamp(), left_by = leaver, request = NULL,
             reason = format('its lease was lost %s times without a new rung, at last: %s', l.losses + 1, why)
         WHERE l.trial_id = trial AND counted AND l.losses + 1 >= peft_pareto.most_losses();
     IF FOUND THEN
@@ -182,7 +276,8 @@ BEGIN
         RETURN;
     END IF;
     UPDATE peft_pareto.leases l
-        SET worker = NULL, losses = l.losses + counted::integer, reason = why, left_by = leaver, stage = NULL WHERE l.trial_id = trial;
+        SET worker = NULL, losses = l.losses + counted::integer, reason = why, left_by = leaver, stage = NULL, request = NULL
+        WHERE l.trial_id = trial;
     UPDATE optuna.trials t SET state = 'WAITING' WHERE t.trial_id = trial;
 END
 $$;
@@ -228,25 +323,6 @@ BEGIN
         RETURN NEXT late.number;
     END LOOP;
 END
-$$;
-
--- Number of a trial of the same root and repeat by which running so many steps is useless: this rung was evaluated (which
--- counts first); or a trial is on its way there; was stopped on its way there or beyond; or failed by the candidate's own
--- fault before. NULL if there is none. Locks nothing: proposals take turns (leases.asking).
-CREATE OR REPLACE FUNCTION peft_pareto.duplicate_of(study integer, wanted text, wanted_steps integer, wanted_repeat integer)
-    RETURNS integer LANGUAGE sql STABLE AS
-$$
-    SELECT t.number
-        FROM peft_pareto.candidates c
-        JOIN optuna.trials t ON t.trial_id = c.trial_id
-        JOIN peft_pareto.leases l ON l.trial_id = c.trial_id
-        LEFT JOIN peft_pareto.rungs r ON r.trial_id = c.trial_id AND r.steps = wanted_steps
-        WHERE c.study_id = study AND c.root = wanted AND c.repeat = wanted_repeat
-          AND (r.trial_id IS NOT NULL
-               OR t.state IN ('RUNNING', 'WAITING') AND wanted_steps = ANY (c.rungs)
-               OR t.state = 'PRUNED' AND c.steps >= wanted_steps
-               OR t.state = 'FAIL' AND l.outcome = 'failed' AND l.own_cause AND c.steps <= wanted_steps)
-        ORDER BY r.trial_id IS NULL, t.number LIMIT 1
 $$;
 
 -- Running trials of a study for the display: who is at what, since when. Locks nothing.

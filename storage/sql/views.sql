@@ -125,10 +125,17 @@ CREATE VIEW optuna.loss_curves AS
         JOIN optuna.studies o USING (study_id)
         ORDER BY o.study_name, t.number, c.step;
 
--- The front's hypervolume as trials were finished, against their number and against busy seconds.
+-- The front's hypervolume as trials were finished, one row each, against their number and against busy seconds. NULL before
+-- there is a yardstick, and where a worker ended between telling its trial and measuring.
 CREATE VIEW optuna.hypervolume_history AS
-    SELECT o.study_name AS study, t.number AS trial, h.finished, h.seconds, h.hypervolume
-        FROM peft_pareto.hypervolumes h
-        JOIN optuna.trials t ON t.trial_id = h.trial_id
-        JOIN optuna.studies o ON o.study_id = h.study_id
-        ORDER BY o.study_name, h.finished, t.number;
+    SELECT o.study_name AS study, t.number AS trial, row_number() OVER ended AS finished,
+           coalesce(sum(r.seconds) OVER ended, 0) AS seconds, h.hypervolume
+        FROM peft_pareto.studies s
+        JOIN optuna.studies o ON o.study_id = s.study_id
+        JOIN optuna.trials t ON t.study_id = s.study_id
+        JOIN peft_pareto.leases l ON l.trial_id = t.trial_id
+        LEFT JOIN LATERAL (SELECT max(e.seconds) AS seconds FROM peft_pareto.rungs e WHERE e.trial_id = t.trial_id) AS r ON true
+        LEFT JOIN peft_pareto.hypervolumes h ON h.trial_id = t.trial_id
+        WHERE t.state IN ('COMPLETE', 'PRUNED')
+        WINDOW ended AS (PARTITION BY o.study_name ORDER BY l.settled_at, t.number)
+        ORDER BY o.study_name, finished;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +13,18 @@ from finished_study import scores, tell
 from optuna.trial import TrialState
 from told import asks, beside, expire, quickly, run, rung, trial
 
-from hpo.agenda import MOST_DUPLICATES
+from hpo.agenda import MOST_DUPLICATES, Entry
 from hpo.ending import MOST_INFEASIBLE, STABLE_TRIALS, Ended, most_failures
 from hpo.errors import BadSetting
 from hpo.history import NAME
 from hpo.settings import Settings
 from hpo.spaces.reference import BASELINES
-from hpo.study import MOST_BAD_PROPOSALS, Search, Wait
+from hpo.study import MOST_BAD_PROPOSALS, Asked, Search, Wait
 from hpo.worker import stored_settings
-from storage import leases, results, standing, trials
+from storage import embedded, leases, results, standing, trials
 from storage.errors import LeaseLost, SettingsDiffer, StorageUnreachable
+from storage.store import open_store, worker_name
+from trainers.candidate import Candidate
 
 Searching = Callable[..., Search]
 IDENTITY = {"model": "m", "encoder": "e", "data": "d"}
@@ -212,6 +216,49 @@ def test_a_name_in_the_hub_s_cache_stays_a_name_and_a_folder_becomes_absolute(se
     assert free["model"] == str(model / "base") and free["encoder"] == str(model / "clip") and Path(free["out"]).is_absolute()
 
 
+def test_the_default_exhausts_a_space_of_fewer_candidates_than_its_first_trials(searching: Searching) -> None:
+    """Its first trials end at the first rung, also where those of all candidates were evaluated."""
+    search = searching(space="reference", methods="bias,norm", sampler="auto", trials=99)
+    while not isinstance(found := search.state(), Ended):
+        if isinstance(asked := search.ask(), Asked):
+            run(search, lambda asked, steps: (3.0 - steps / 40, 1.0), asked)
+    assert found.status == 0 and "exhausted" in found.reason
+    whole = {row["method"] for row in results.trials(search.store, search.settings.study) if row["outcome"] == "finished" and row["steps"] == search.settings.steps}
+    assert whole == {"full", "bias", "norm"}, "and the yardstick"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_last_of_many_candidates_is_found_before_a_space_counts_as_exhausted(seed: int, searching: Searching) -> None:
+    search = searching(space="reference", sampler="random", seed=seed, pruner="none", trials=99)
+    while not isinstance(found := search.state(), Ended):
+        if isinstance(asked := search.ask(), Asked):
+            run(search, lambda asked, steps: (3.0, 1.0), asked)
+    assert "exhausted" in found.reason
+    evaluated = {(row["method"], row["steps"]) for row in results.rungs(search.store, search.settings.study)}
+    assert len(evaluated) == len(search.bounds.methods) * len(search.settings.ladder)
+
+
+def test_a_refused_launch_binds_no_later_one(searching: Searching, query: Callable) -> None:
+    """The same name, other objectives: their number and directions are those of the launch that was not refused."""
+    with pytest.raises(BadSetting, match="none of"):
+        searching(study="test-refused", max_trainable="5")
+    search = searching(study="test-refused", objectives="fd,copy_excess,amd_train")
+    assert query("SELECT direction::text FROM study_directions WHERE study_id = :id ORDER BY objective", id=search.id) == [("MINIMIZE",), ("MINIMIZE",), ("MAXIMIZE",)]
+    with pytest.raises(SettingsDiffer):
+        searching(study="test-refused", objectives="fd,amd_train")
+
+
+@pytest.mark.parametrize("sampler", ["auto", "gp"])
+def test_a_model_proposes_within_what_is_known_before(sampler: str, searching: Searching) -> None:
+    """A third of random proposals are, and none of the baselines that the model has seen."""
+    search = searching(trials=40, baselines=True, max_trainable="0.2%", sampler=sampler)
+    for _ in range(len(BASELINES) + 8):
+        run(search, lambda asked, steps: (asked.candidate.learning_rate * 1000, 1.0 - steps / 80))
+    proposed = [row["outcome"] for row in results.trials(search.store, search.settings.study) if row["baseline"] is None]
+    first = next(place for place in range(len(proposed)) if proposed[:place].count("finished") == 5)
+    assert proposed[first:] == ["finished"] * 3
+
+
 def test_nobody_ends_an_exhausted_study_while_a_trial_runs(searching: Searching, opened: Callable, finish: Callable, query: Callable) -> None:
     search = searching(trials=50, space="reference", steps=1, rungs=1, sampler="random", methods=",".join(FEW))
     other = beside(search, opened)
@@ -226,6 +273,24 @@ def test_nobody_ends_an_exhausted_study_while_a_trial_runs(searching: Searching,
     assert isinstance(other.ask(), Ended) and leases.counts(other.store, other.id).finished == len(FEW)
 
 
+def test_a_space_is_not_exhausted_by_what_only_runs_now(searching: Searching, opened: Callable, tmp_path) -> None:
+    (tmp_path / "two.py").write_text(TWO_METHODS)
+    search = searching(trials=20, space=f"{tmp_path / 'two.py'}:propose", sampler="random", pruner="none")
+    tell(search, asks(search), scores(5, 5))
+    others = [beside(search, opened) for _ in range(2)]
+    running = [asks(other) for other in others]
+    assert {asked.candidate.method for asked in running} == {"bias", "norm"}, "of each one only, however many steps"
+    assert isinstance(search.ask(), Wait)
+    for other, asked in zip(others, running):
+        for steps in asked.rungs:
+            rung(other, asked, steps, 1.0, 1.0)
+        other.finish(asked)
+    while not isinstance(asked := search.ask(), Ended):
+        run(search, lambda asked, steps: (1.0, 1.0), asked)
+    measured = {(each.candidate["method"], each.candidate["steps"]) for each in standing.evaluated(search.store, search.id, standing.last_recorded(search.store, search.id))}
+    assert measured >= {(method, steps) for method in ("bias", "norm") for steps in (4, 13, 40)}, asked
+
+
 def test_too_many_failures_end_the_launch_with_the_reasons(searching: Searching) -> None:
     search = searching(trials=5)
     assert most_failures(5) == 10 and most_failures(200) == 40
@@ -234,6 +299,29 @@ def test_too_many_failures_end_the_launch_with_the_reasons(searching: Searching)
         search.fail(search.ask(), "TrainingDiverged: loss is nan", own_cause=True)
     ended = search.ask()
     assert ended.status == 1 and "11 trials failed" in ended.reason and "11 × TrainingDiverged: loss is nan" in ended.reason
+
+
+def test_a_server_that_goes_away_while_the_end_is_looked_for_is_away_and_no_end_of_the_launch(monkeypatch) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="pp"))  # short: a socket's path has 107 characters
+    try:
+        search = Search(open_store(embedded.start(folder), worker_name()), Settings(study="away", steps=40, rungs=3))
+        search.register(1, IDENTITY)
+        search.fail(search.ask(), "its own fault", own_cause=True)
+        real = leases.counts
+
+        def counts(*given) -> leases.Counts:
+            """The real ones; what is asked next, through Optuna, finds no server."""
+            found = real(*given)
+            embedded.stop(folder)
+            return found
+
+        monkeypatch.setattr(leases, "counts", counts)
+        with pytest.raises(StorageUnreachable):
+            search.state()
+        search.store.close()
+    finally:
+        embedded.stop(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_new_launch_is_not_ended_by_the_failures_of_the_last(searching: Searching, finish: Callable) -> None:
@@ -368,6 +456,13 @@ def test_an_unstable_front_or_another_wish_goes_on(searching: Searching, finish:
 
 # Users' own spaces.
 
+TWO_METHODS = """
+from hpo.spaces.reference import reference_candidate
+
+def propose(trial, bounds):
+    return reference_candidate(trial.suggest_categorical("method", ["bias", "norm"]), trial.suggest_categorical("steps", list(bounds.steps)))
+"""
+
 SPACE = """
 from trainers.candidate import Candidate
 
@@ -467,3 +562,64 @@ def test_a_trial_whose_answer_was_lost_is_the_next_that_is_asked_for(trials_aske
     assert (asked.number, asked.yardstick, len(search.study.trials)) == (0, True, 1)
     if trials_asked > 1:
         assert search.ask().number == 1, "and the one after it is another"
+
+
+def test_a_trial_whose_answer_was_lost_and_whose_lease_ran_out_is_asked_for_like_any_other(searching: Searching, opened: Callable, query: Callable,
+                                                                                            monkeypatch) -> None:
+    search = searching()
+    other = beside(search, opened)
+    tell(search, asks(search), scores(1, 1))
+    older = asks(other)
+    real = trials.start
+
+    def lost(*given, **more):
+        begun.append(real(*given, **more))
+        raise StorageUnreachable("the answer was lost")
+
+    begun: list[trials.Started] = []
+    with monkeypatch.context() as patched, pytest.raises(StorageUnreachable):
+        patched.setattr(trials, "start", lost)
+        search.ask()
+    expire(query, older)
+    query("ALTER TABLE peft_pareto.leases DISABLE TRIGGER guard")
+    query("UPDATE peft_pareto.leases SET expires_at = clock_timestamp() WHERE trial_id = :id", id=begun[0].trial_id)
+    query("ALTER TABLE peft_pareto.leases ENABLE TRIGGER guard")
+    assert [asks(search).number for _ in range(2)] == [older.number, begun[0].number]
+
+
+def test_who_is_paused_before_a_trial_begins_begins_none_that_another_began_since(searching: Searching, opened: Callable, monkeypatch) -> None:
+    """Its turn is over by then, which it would find out only with the next question."""
+    search = searching(space="reference", trials=9, methods="full,bias", steps=1, rungs=1, sampler="random")
+    tell(search, asks(search), scores(1, 1))
+    other, real, begun = beside(search, opened), trials.start, []
+
+    def paused(store, *given, **more):
+        if store is search.store and more["candidate"].method == "bias" and not begun:
+            begun.append(None)  # the other's own start is let through
+            begun[0] = other.begin(Entry(Candidate.from_json(more["candidate"].json)))
+        return real(store, *given, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trials, "start", paused)
+        assert search.ask() == Wait(), "all there is runs elsewhere"
+    assert begun[0].candidate.method == "bias" and leases.counts(search.store, search.id).running == 1
+
+
+def test_an_enqueued_duplicate_whose_worker_dies_is_run_by_nobody(searching: Searching, opened: Callable, query: Callable, monkeypatch) -> None:
+    class Killed(BaseException):
+        """As kill -9 ends a worker once its call is answered."""
+
+    search = searching(space="reference")
+    run(search, lambda asked, steps: (1.0, 1.0))
+    search.study.enqueue_trial({"method": "full", "steps": 13})
+    real = trials.describe
+
+    def killed(*given, **more):
+        real(*given, **more)
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(trials, "describe", killed)
+        search.ask()
+    assert trial(search, 1).state == TrialState.FAIL and reasons(search, query) == [("duplicate", "the same candidate as trial 0")]
+    assert asks(beside(search, opened)).number == 2

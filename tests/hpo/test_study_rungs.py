@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from optuna.trial import TrialState
-from told import asks, beside, quickly, run, rung, trial
+from told import asks, beside, known, quickly, run, rung, trial
 
 from hpo.ending import Ended
 from hpo.study import Asked, Search
@@ -44,9 +44,9 @@ def test_a_rung_of_a_running_trial_is_a_point_of_the_front_and_a_known_candidate
     asked = search.ask()
     rung(search, asked, 4, fd=4.0, copy_excess=0.0)
     assert query("SELECT trial, steps, candidate, fd FROM pareto_front WHERE study = :s", s=search.settings.study) == [(0, 4, asked.at(4).words, 4.0)]
-    assert search.refused(asked.at(4)) == ("duplicate", "the same candidate as trial 0"), "it is evaluated"
-    assert search.refused(asked.at(13)) == ("duplicate", "the same candidate as trial 0"), "it will be"
-    assert search.refused(asked.at(7)) == ("duplicate", "trial 0 trains the same with another number of steps now")
+    assert search.duplicate_of(asked.at(4), 0) == 0, "it is evaluated"
+    assert search.duplicate_of(asked.at(13), 0) == 0, "it will be"
+    assert search.duplicate_of(asked.at(7), 0) is None and search.under_way(asked.at(7)) == 0
     other = proposing(search, "full", 13)
     assert other.number == 2 and reasons(search, query) == [("duplicate", "the same candidate as trial 0")]
     rung(search, asked, 13, fd=3.0, copy_excess=0.1)
@@ -62,7 +62,7 @@ def test_a_stopped_candidate_is_known_up_to_its_own_steps(searching: Searching) 
     stopped = proposing(search, "bias", 13)
     rung(search, stopped, 4, 9.0, 9.0)
     search.finish(stopped, stopped=True)
-    assert [search.refused(stopped.at(steps)) is not None for steps in (4, 13, 40)] == [True, True, False]
+    assert [known(search, stopped.at(steps)) is not None for steps in (4, 13, 40)] == [True, True, False]
 
 
 def test_a_longer_one_than_a_finished_one_is_run_and_nothing_is_measured_twice(searching: Searching, query: Callable) -> None:
@@ -82,11 +82,12 @@ def test_a_longer_one_than_a_running_one_waits_until_that_has_ended(searching: S
     search = searching(space="reference", trials=9)
     quickly(search, 1.0, 1.0)
     short = proposing(search, "bias", 4)
-    assert search.refused(short.at(40)) == ("duplicate", "trial 1 trains the same with another number of steps now")
+    assert proposing(search, "bias", 40).candidate.method != "bias"
+    assert reasons(search, query) == [("duplicate", "trial 1 trains the same with another number of steps now")]
     search.release(short)
-    assert search.refused(short.at(40)) is not None, "it will be taken up"
+    assert known(search, short.at(40)) == 1, "it will be taken up"
     run(search, by_number)
-    assert search.refused(short.at(40)) is None
+    assert known(search, short.at(40)) is None
 
 
 # Stopping.

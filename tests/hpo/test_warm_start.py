@@ -51,6 +51,17 @@ def test_values_are_scaled_so_that_base_and_yardstick_come_to_lie_on_each_other(
     assert late.recall.proposer.history.points == points
 
 
+def test_what_would_violate_a_bound_is_taught_as_such(searching: Searching, finished: Search) -> None:
+    search = started(searching, finished, max_trainable="5%", require="fd<=3.8")
+    run(search, lambda asked, steps: (3.0, 2.0 * steps / 40))
+    search.recall.refresh()
+    points = [point for point in search.recall.proposer.history.points if point.number < 0]
+    methods = [point.parameters["method"] for point in points]
+    assert sorted(search.constraints.foreseen(1, 1, {})) == ["max-trainable 5%", "require fd<=3.8"]
+    assert [point.violations[0] > 0 for point in points] == [method in ("full", "attention") for method in methods]
+    assert [point.violations[1] for point in points] == [pytest.approx(point.values[0] - 3.8) for point in points]
+
+
 def test_only_the_sampler_sees_them(searching: Searching, finished: Search, query: Callable) -> None:
     search = started(searching, finished)
     run(search, lambda asked, steps: (3.0, 1.0))

@@ -19,7 +19,7 @@ from hpo import code
 from hpo import worker as module
 from hpo.code import OtherCode
 from hpo.command import one_line_errors
-from hpo.ending import Ended
+from hpo.ending import Ended, most_failures
 from hpo.errors import BadSetting
 from hpo.identity import identity, resolution_of
 from hpo.inner_loop import check_usable
@@ -91,6 +91,14 @@ def test_a_user_s_space_may_lie_elsewhere_if_it_is_the_same(registered: Callable
     (tmp_path / "second" / "mine.toml").write_text(written.replace("bias", "norm"))
     with pytest.raises(SettingsDiffer, match="space"):
         Worker(url, search.settings.study, paths={"space": str(tmp_path / "second" / "mine.toml")})
+
+
+def test_trials_that_diverge_end_neither_the_worker_nor_the_launch_as_a_mistake_of_the_user_does(registered: Callable, url: str, states: Callable) -> None:
+    """Status 2 would have a launch take the whole search for refused; here the study cannot go on, and says why."""
+    search = registered(trials=1, held_out_every=1, learning_rate_scale=1e20)
+    assert Worker(url, search.settings.study).work() == 1
+    assert states(search.settings.study) == {"FAIL": most_failures(1) + 1}
+    assert "TrainingDiverged: loss is nan at step 1" in search.state().reason
 
 
 def test_one_with_other_contents_may_not_join(registered: Callable, url: str, spoilt: Path) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy
 import optuna
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
-from storage import leases, results, trials
+from storage import leases, results, standing, trials
 from storage.errors import BadValue, ForeignStudy, SettingsDiffer, UnknownStudy
 
 SCORES = ("fd", "kid", "loss_gap", "copy_excess", "copy_rate", "amd_train", "amd_twin")
@@ -43,6 +43,41 @@ def test_a_study_is_joined_if_its_binding_settings_agree(study: Callable) -> Non
     worker = results.register(made.store, made.id, None, {"data": "phantoms"}, {"workers": 1}, **KINDS)
     assert fewer.trials == worker.trials == leases.counts(made.store, made.id).trials == 3
     assert results.settings(made.store, made.id)["free"] == {"workers": 4}
+
+
+def paused_after_each_statement(made, query: str) -> list[str]:
+    """Runs the query, which takes locks or fails, on another connection whenever this worker's store has been answered; gives what was answered."""
+    answered = []
+
+    def pause(_connection, _cursor, statement: str, *_) -> None:
+        with made.store.optuna.engine.connect() as other:
+            other.execute(text(query), {"study": made.id}).all()
+        answered.append(statement)
+
+    event.listen(made.store.engine, "after_cursor_execute", pause)
+    return answered
+
+
+@pytest.mark.parametrize("asked_for", [None, 7])
+def test_who_is_paused_while_it_joins_keeps_nobody_waiting(study: Callable, asked_for: int | None) -> None:
+    made = study(5)
+    answered = paused_after_each_statement(made, "SELECT 1 FROM peft_pareto.studies JOIN studies USING (study_id) WHERE study_id = :study FOR UPDATE NOWAIT")
+    results.register(made.store, made.id, asked_for, {"data": "phantoms"}, {}, **KINDS)
+    assert answered
+
+
+def test_who_is_paused_while_it_writes_a_curve_can_lose_its_lease(study: Callable) -> None:
+    made = study(5)
+    trial = made.start()
+    answered = paused_after_each_statement(made, "SELECT 1 FROM peft_pareto.leases WHERE study_id = :study FOR UPDATE NOWAIT")
+    results.record_curve(made.store, trial.trial_id, {10: (0.5, 0.6), 20: (0.4, 0.6)})
+    assert len(answered) == 1
+
+
+def test_a_transaction_rests_for_less_than_a_lease(store) -> None:
+    with store.engine.connect() as connection:
+        assert connection.scalar(text("SELECT 1000 * :lease > setting::integer AND setting::integer > 0 FROM pg_settings "
+                                      "WHERE name = 'idle_in_transaction_session_timeout'"), {"lease": results.LEASE_SECONDS})
 
 
 @pytest.mark.parametrize(
@@ -205,8 +240,7 @@ def test_repeats_are_one_point_at_their_mean(study: Callable) -> None:
     made = study(10)
 
     def finish(hash: str, repeat: int, q: float, m: float, **more: object) -> None:
-        trial = made.start(hash, repeat=repeat)
-        made.finish(trial, q, m, hash=hash, seconds=10.0 * (repeat + 1), **more)
+        made.finish(made.start(hash, repeat=repeat), q, m, hash=hash, seconds=10.0 * (repeat + 1), **more)
 
     finish("other", 0, 2.0, 2.0)
     finish("lucky", 0, 0.0, 1.0)
@@ -216,7 +250,7 @@ def test_repeats_are_one_point_at_their_mean(study: Callable) -> None:
     (row,) = results.front(made.store, made.study.study_name)
     assert (row["trial"], row["repeats"]) == (0, 1), "its mean is (3, 2), which (2, 2) dominates"
     finish("lucky", 2, 0.0, 0.5)
-    finish("lucky", 2, 9.0, 9.0)
+    made.finish(made.start("longer", root="lucky", repeat=2, steps=90), 9.0, 9.0, hash="lucky", seconds=30.0)
     by_trial = {row["trial"]: row for row in results.front(made.store, made.study.study_name)}
     assert list(by_trial) == [1] and by_trial[1]["repeats"] == 3, "what was measured again with the same seed adds nothing"
     mean = by_trial[1]
@@ -249,18 +283,25 @@ def test_a_trial_is_shown_at_its_last_rung_and_a_rung_at_its_own(study: Callable
     assert (rows[0]["trainable"], rows[0]["trainable_share"], rows[0]["copy_excess_low"], rows[0]["kid"]) == (7, 0.5, 0.5, None)
 
 
-def test_hypervolume_is_kept_against_trials_and_time(study: Callable) -> None:
+def test_hypervolume_is_kept_against_begunand_time(study: Callable, store) -> None:
     made = study(name="history")
-    for finished in (1, 2):
-        trial = made.start()
+
+    def history() -> list[tuple]:
+        with store.engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(text("SELECT * FROM hypervolume_history WHERE study = 'history'"))]
+
+    begun = [made.start() for _ in range(4)]
+    for trial in (begun[2], begun[0], begun[3]):  # the second two end before either has measured
         made.finish(trial, seconds=10.0)
-        for hypervolume in (0.0, numpy.float64(finished)):
-            trials.record_hypervolume(made.store, trial.trial_id, hypervolume)
+    assert history() == [("history", 2, 1, 10.0, None), ("history", 0, 2, 20.0, None), ("history", 3, 3, 30.0, None)]
+    for hypervolume in (0.0, numpy.float64(2.0)):
+        trials.record_hypervolume(made.store, begun[0].trial_id, hypervolume)
+    made.finish(begun[1], seconds=10.0, state="PRUNED")
+    trials.record_hypervolume(made.store, begun[1].trial_id, 3.0)
     with pytest.raises(BadValue, match="hypervolume=nan"):
-        trials.record_hypervolume(made.store, trial.trial_id, float("nan"))
-    with made.store.engine.connect() as connection:
-        rows = connection.execute(text("SELECT * FROM hypervolume_history WHERE study = 'history'")).all()
-    assert [tuple(row) for row in rows] == [("history", 0, 1, 10.0, 1.0), ("history", 1, 2, 20.0, 2.0)]
+        trials.record_hypervolume(made.store, begun[1].trial_id, float("nan"))
+    assert history() == [("history", 2, 1, 10.0, None), ("history", 0, 2, 20.0, 2.0), ("history", 3, 3, 30.0, None), ("history", 1, 4, 40.0, 3.0)]
+    assert standing.hypervolumes(made.store, made.id) == [2.0, 2.0, 3.0], "the worker of the third died before it had measured"
 
 
 def test_a_study_has_a_queue(study: Callable, store) -> None:

@@ -67,8 +67,8 @@ def test_recording_again_replaces_and_keeps_the_order(study: Callable) -> None:
 
 def test_known_rungs_are_those_that_were_measured_first(study: Callable) -> None:
     made = study()
-    short, longer = made.start("a", root="r", steps=10), made.start("b", root="r")
-    made.rung(short, 1.0, 1.0, steps=10, hash="a")
+    made.finish(made.start("a", root="r", steps=10), 1.0, 1.0, steps=10, hash="a")
+    longer = made.start("b", root="r")
     made.rung(longer, 2.0, 2.0, steps=10, hash="a")
     made.rung(longer, 3.0, 3.0, steps=30, hash="b")
     known = trials.known_rungs(made.store, made.id, "r")

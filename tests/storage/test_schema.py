@@ -8,7 +8,7 @@ import optuna
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 import storage
 from storage import leases, results, schema, trials
@@ -150,14 +150,18 @@ SELECT setval('trials_trial_id_seq', 100), setval('studies_study_id_seq', 100);
 """
 
 
+def upgrade_to(connection: Connection, revision: str) -> None:
+    config = Config(attributes={"connection": connection})
+    config.set_main_option("script_location", "storage:migrations")
+    config.set_main_option("path_separator", "os")
+    command.upgrade(config, revision)
+
+
 def test_a_study_of_before_rungs_is_kept_and_read(database: str) -> None:
     engine = connect(database)
     optuna_storage(database)
     with engine.begin() as connection:
-        config = Config(attributes={"connection": connection})
-        config.set_main_option("script_location", "storage:migrations")
-        config.set_main_option("path_separator", "os")
-        command.upgrade(config, "0002")
+        upgrade_to(connection, "0002")
         connection.exec_driver_sql(OLD)
         # What the code of that revision had installed.
         connection.exec_driver_sql("CREATE FUNCTION peft_pareto.front_of(study integer) RETURNS SETOF integer LANGUAGE sql AS 'SELECT 1'")
@@ -185,4 +189,23 @@ def test_a_study_of_before_rungs_is_kept_and_read(database: str) -> None:
     trials.record_rung(store, taken.trial_id, 50, "d", "words of d", [1.0, 1.0], {}, 1.0)
     trials.tell(store, taken.trial_id, "finished", state="COMPLETE", values=[1.0, 1.0])
     assert optuna.load_study(study_name="old", storage=store.optuna).trials[4].values == [1.0, 1.0]
+    store.close()
+
+
+def test_hypervolumes_of_before_are_numbered_as_trials_ended(database: str) -> None:
+    engine = connect(database)
+    optuna_storage(database)
+    with engine.begin() as connection:
+        upgrade_to(connection, "0002")
+        connection.exec_driver_sql(OLD)
+        upgrade_to(connection, "0003")
+        connection.exec_driver_sql("INSERT INTO peft_pareto.hypervolumes (trial_id, study_id, finished, seconds, hypervolume) "
+                                   "VALUES (1, 1, 2, 85, 1.5), (2, 1, 2, 85, 1.0)")
+        connection.exec_driver_sql("CREATE VIEW hypervolume_history AS SELECT finished, seconds FROM peft_pareto.hypervolumes")
+        connection.exec_driver_sql("COMMENT ON SCHEMA peft_pareto IS 'functions and views of revision 0003'")
+    engine.dispose()
+    store = storage.open(database)
+    with store.engine.connect() as connection:
+        rows = connection.execute(text("SELECT trial, finished, seconds, hypervolume FROM hypervolume_history WHERE study = 'old'"))
+        assert [tuple(row) for row in rows] == [(1, 1, 30, 1.0), (0, 2, 85, 1.5)]
     store.close()

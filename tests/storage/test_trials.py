@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 
 import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution, distribution_to_json
 from optuna.trial import TrialState
-from sqlalchemy import text
+from sqlalchemy import exc, text
 
 from storage import leases, results, trials
 from storage.errors import BadValue, LeaseLost, NoWorker, StudyFull
@@ -75,6 +76,32 @@ def test_the_same_request_gives_the_same_trial(study: Callable) -> None:
     assert trials.take(made.store, made.id, "another") is None
 
 
+@pytest.mark.parametrize("how", ["expired", "left"])
+def test_a_request_is_forgotten_with_the_trial_that_it_gave(study: Callable, opened: Callable, how: str) -> None:
+    made = study()
+    other = made.seen_by(opened())
+    first, second = other.start(), made.start(request=f"mine {made.id}")
+    for holder, trial in ((other, first), (made, second)):
+        if how == "left":
+            trials.leave(holder.store, trial.trial_id)
+        else:
+            made.run_out(trial)
+    trials.expire(made.store, made.id)
+    assert not trials.is_held(made.store, f"mine {made.id}")
+    assert trials.take(made.store, made.id, f"mine {made.id}").number == first.number, "the oldest that waits"
+    assert other.take().number == second.number
+    assert made.start(request=f"other {made.id}").number == 2
+    assert made.start(request=f"another {made.id}") != second
+
+
+def test_the_same_request_gives_no_trial_that_another_holds(study: Callable, opened: Callable) -> None:
+    made = study()
+    made.start("h", request=f"mine {made.id}")
+    with pytest.raises(exc.IntegrityError, match="leases_request_key"):
+        made.seen_by(opened()).start("i", request=f"mine {made.id}")
+    assert len(made.study.get_trials()) == 1
+
+
 def test_a_refused_proposal_is_written_in_one_go_and_counts_nowhere(study: Callable) -> None:
     made = study(1)
     for outcome in ("duplicate", "infeasible", "infeasible"):
@@ -95,6 +122,20 @@ def test_a_refused_proposal_is_written_in_one_go_and_counts_nowhere(study: Calla
         made.start()
     with pytest.raises(BadValue, match="'finished' is no refusal"):
         made.start(outcome="finished")
+
+
+@pytest.mark.parametrize("how", ["finished", "failed", "left"])
+def test_duplicates_in_a_row_begin_anew_where_a_trial_has_ended(study: Callable, how: str) -> None:
+    made = study()
+    running = made.start()
+    for _ in range(2):
+        made.start(outcome="duplicate")
+        made.start(outcome="infeasible")
+    {"finished": made.finish, "failed": made.fail, "left": lambda trial: trials.leave(made.store, trial.trial_id)}[how](running)
+    counts = leases.counts(made.store, made.id)
+    assert (counts.duplicates_in_a_row, counts.infeasible_in_a_row) == (2 if how == "left" else 0, 2)
+    made.start(outcome="duplicate")
+    assert leases.counts(made.store, made.id).duplicates_in_a_row == (3 if how == "left" else 1)
 
 
 def test_a_proposal_of_which_nothing_could_be_made_is_a_failed_trial_without_a_candidate(study: Callable) -> None:
@@ -392,10 +433,67 @@ def test_duplicates(study: Callable) -> None:
     longer = made.start("r at 90", root="r", steps=90)
     assert duplicate("r", 30) == running.number and duplicate("r", 90) == longer.number
     made.fail(made.start("h at 10", root="h", steps=10), own_cause=True)
-    measured = made.start("h", root="h")
+    measured = made.start("h", root="h", baseline="full")
     made.rung(measured, steps=30)
     assert duplicate("h", 30) == measured.number, "an evaluated rung counts first"
     assert trials.find_duplicate(made.store, study().id, "f", 10) is None
+
+
+def outcomes(made) -> list[tuple[str | None, str | None]]:
+    return [(row["outcome"], row["reason"]) for row in results.trials(made.store, made.study.study_name)]
+
+
+def test_two_that_do_not_take_turns_begin_one_candidate_once(study: Callable, opened: Callable, together: Callable) -> None:
+    for steps in (30, 90):
+        made = study(20)
+        others = [made.seen_by(opened()) for _ in range(4)]
+        starts = [partial(other.start, str(place), root="same", steps=30 if place else steps, request=f"{made.id} {place}") for place, other in enumerate(others)]
+        answers = together(*starts)
+        assert sorted(answer.outcome or "" for answer in answers) == ["", "duplicate", "duplicate", "duplicate"]
+        begun = next(answer for answer in answers if answer.outcome is None)
+        assert all(reason.startswith((f"the same candidate as trial {begun.number}", f"trial {begun.number} trains the same with another number of steps"))
+                   for outcome, reason in outcomes(made) if outcome)
+        counts = leases.counts(made.store, made.id)
+        assert (counts.running, counts.duplicates) == (1, 3)
+        assert [start() for start in starts] == answers, "the answers were lost, and it is asked again"
+
+
+def test_a_duplicate_is_found_whatever_else_is_wrong_with_it(study: Callable) -> None:
+    made = study()
+    made.finish(made.start("h"))
+    assert made.start("h", outcome="infeasible", reason="too large").outcome == "duplicate"
+    assert made.start("i", outcome="infeasible", reason="too large").outcome == "infeasible"
+    assert outcomes(made)[1:] == [("duplicate", "the same candidate as trial 0"), ("infeasible", "too large")]
+
+
+def test_what_is_run_on_purpose_is_begun_all_the_same(study: Callable) -> None:
+    made = study(20)
+    made.finish(made.start("h"))
+    assert made.start("h", yardstick=True, baseline="yardstick").outcome is None
+    assert made.start("h", baseline="full").outcome == "duplicate", "its last rung is evaluated"
+    assert [made.start("h", repeat=repeat).outcome for repeat in (1, 2, 2)] == [None, None, "duplicate"]
+    stopped = made.start("s")
+    made.rung(stopped, steps=10)
+    trials.tell(made.store, stopped.trial_id, "finished", state="PRUNED")
+    assert [made.start("s", baseline=baseline).outcome for baseline in (None, "full", "full")] == ["duplicate", None, "duplicate"]
+
+
+def _described(made, taken: trials.Taken, hash: str, outcome: str | None = None) -> str | None:
+    return trials.describe(made.store, taken.trial_id, made.described(hash), {"x": 0.5}, {"x": X}, {"x": 0.5}, outcome=outcome, reason=outcome and "a reason")
+
+
+def test_an_enqueued_trial_that_is_not_worth_running_ends_as_it_is_described(study: Callable, opened: Callable) -> None:
+    made = study()
+    made.finish(made.start("h"))
+    for hash, outcome, then in (("h", None, "duplicate"), ("i", "infeasible", "infeasible"), ("h", "infeasible", "duplicate")):
+        made.study.enqueue_trial({"x": 0.5})
+        taken = made.take()
+        assert _described(made, taken, hash, outcome) == then and made.state(taken) == "FAIL"
+    assert outcomes(made)[1:] == [("duplicate", "the same candidate as trial 0"), ("infeasible", "a reason"), ("duplicate", "the same candidate as trial 0")]
+    made.study.enqueue_trial({"x": 0.5})
+    taken = made.take()
+    assert [_described(made, taken, "j") for _ in range(2)] == [None, None], "it is no duplicate of itself"
+    assert made.state(taken) == "RUNNING"
 
 
 def test_sizes_and_what_runs(study: Callable) -> None:

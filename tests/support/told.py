@@ -8,6 +8,7 @@ from finished_study import scores
 from optuna.trial import FrozenTrial
 
 from hpo.study import Asked, Search
+from trainers.candidate import Candidate
 
 
 def beside(search: Search, opened: Callable) -> Search:
@@ -29,6 +30,12 @@ def trial(search: Search, number: int) -> FrozenTrial:
 def rung(search: Search, asked: Asked, steps: int, fd: float, copy_excess: float) -> bool:
     """As if a trial had been evaluated there; whether it is to be stopped."""
     return search.report(asked, steps, scores(fd, copy_excess), search.trainable(asked.candidate), float(steps), None)
+
+
+def known(search: Search, candidate: Candidate) -> int | None:
+    """Number of the trial by which a candidate is a duplicate."""
+    other = search.duplicate_of(candidate, 0)
+    return search.under_way(candidate) if other is None else other
 
 
 def asks(search: Search) -> Asked:
