@@ -87,7 +87,8 @@ def optunas(store: Store, settings: Settings, directions: Sequence[str]) -> optu
 class Search:
     """One worker's view of a study. Everything it knows is in the database, so it may be thrown away at any time."""
 
-    def __init__(self, store: Store, settings: Settings):
+    def __init__(self, store: Store, settings: Settings, study: optuna.Study | None = None):
+        """study: what is asked in place of the store's study of that name, which is not made then."""
         self.store, self.settings = store, settings
         self.objectives = objective_table.parse(settings.objectives)
         self.constraints = constraints.parse(settings)
@@ -95,7 +96,7 @@ class Search:
         self.bounds = Bounds(settings.ladder, settings.learning_rate_scale, spaces.methods(settings.methods), settings.protects,
                              sites_of(model_folder(settings)), model_folder(settings))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.study = optunas(store, settings, self.objectives.directions)
+        self.study = study or optunas(store, settings, self.objectives.directions)
         self.id = self.study._study_id
         self.agenda, self.ending = Agenda(self), Ending(self)
         self.turn: leases.Turn | None = None  # to ask, while this worker has it
@@ -117,14 +118,9 @@ class Search:
         """Create the study's row or join it; None: a worker that joins. queue: what is run before anything is proposed. Raises SettingsDiffer where a setting
         that means something differs."""
         if asked_for is not None:
-            self.space.check(self.bounds)
-            constraints.check_reachable(self)
-        # A user's space is compared by content, like model and data: its path may be another.
-        space = {"space": self.space.name} if self.space.content is None else {"space_content": self.space.content}
-        binding = {**self.settings.meaning(), **space, **identity}
-        binding.pop("objectives"), binding.pop("reward_weight")  # columns of their own
+            self.check()
         directions = {name: score.direction for name, score in SCORES.items()}
-        registered = results.register(self.store, self.id, asked_for, binding, self.free(), objectives=self.objectives.names, directions=directions,
+        registered = results.register(self.store, self.id, asked_for, self.binding(identity), self.free(), objectives=self.objectives.names, directions=directions,
                                       quality=self.objectives.quality, memorization=self.objectives.memorization,
                                       reward_weight=self.settings.reward_weight, queue=queue)
         if queue and not registered.created:
@@ -134,6 +130,18 @@ class Search:
                 self.study.set_user_attr(FAILED_BEFORE, leases.counts(self.store, self.id).failed)
             warm_start.settle(self)
         return registered
+
+    def check(self) -> None:
+        """Raises BadSetting where nothing can be proposed, or nothing that meets what is known before a training."""
+        self.space.check(self.bounds)
+        constraints.check_reachable(self)
+
+    def binding(self, identity: dict[str, str | int]) -> dict[str, Any]:
+        """What a study is bound to. A user's space is compared by content, like model and data: its path may be another."""
+        space = {"space": self.space.name} if self.space.content is None else {"space_content": self.space.content}
+        binding = {**self.settings.meaning(), **space, **identity}
+        binding.pop("objectives"), binding.pop("reward_weight")  # columns of their own
+        return binding
 
     def free(self) -> dict[str, Any]:
         """The settings that may change between launches. Paths are made absolute, for workers that start in other folders;

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hpo import objectives as objective_table
 from hpo.errors import BadSetting
 from hpo.proposer import Point
-from hpo.spaces.function import vetted
+from hpo.spaces.function import said_of, shown, vetted
 from storage import leases, results, standing
 from trainers.candidate import Candidate, rounded
 from trainers.errors import BadSelection
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hpo.study import Search
 
 
+WRITE = "write one a line as python -m hpo.front --format candidates does"
 MARK = "warm_start"  # on the study: how much of which other study it takes over, so that a resumed study takes over the same
 
 
@@ -131,16 +132,18 @@ def enqueued(search: Search, path: str) -> list[Candidate]:
     """The candidates of --enqueue, JSON objects one a line as `Candidate.to_json` gives them. Raises BadSetting naming the line."""
     try:
         lines = [(number, line) for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1) if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BadSetting(f"--enqueue {path}: it cannot be read ({error}), give a text file with a candidate a line") from error
+    if not lines:
+        raise BadSetting(f"--enqueue {path}: there is no candidate in it, {WRITE}, or leave the flag out")
     found = []
     for number, line in lines:
         try:
             candidate = Candidate.from_json(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadSetting(f"--enqueue {path}: line {number} is no candidate ({type(error).__name__}: {error}), write one as "
-                             "python -m hpo.front --format candidates does") from error
-        if (why := reason(candidate, search)) is not None:
+            why = reason(candidate, search)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise BadSetting(f"--enqueue {path}: line {number} is no candidate ({said_of(error)}): {shown(line)}, {WRITE}") from error
+        if why is not None:
             raise BadSetting(f"--enqueue {path}: line {number}: {why}")
         found.append(vetted(candidate, search.bounds))
     return found

@@ -122,6 +122,11 @@ def register(
         return Registered(int(trials), given, created=False)
 
 
+def compare(store: Store, study_id: int, binding: Mapping[str, Any], free: Mapping[str, Any], *, objectives: Sequence[str], reward_weight: float) -> None:
+    """Raises SettingsDiffer where `register` would for a study that is registered; writes nothing."""
+    _compare(settings(store, study_id), as_stored({"binding": {**binding, **_fixed(objectives, reward_weight)}, "free": dict(free)}))
+
+
 def study_id(store: Store, name: str) -> int:
     """The id of a registered study. Raises UnknownStudy."""
     query = "SELECT o.study_id FROM peft_pareto.studies s JOIN studies o USING (study_id) WHERE o.study_name = :name"
