@@ -48,7 +48,7 @@ def search(settings: Settings, console: Console | None = None) -> Found:
     engine = engines.named(settings.engine)
     engine.check(settings)
     url = store_url(settings.storage)
-    store = open_store(url)
+    store = open_store(url, upgrade=True)
     dealt = dealt_sides(settings, resolution_of(settings))
     what = identity(settings, dealt)
     home.study_folder(settings.out, settings.study).mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from hpo.errors import BadSetting
 from hpo.settings import Settings, check_device
 from hpo.stopping import Stopped
 from storage import leases, results
-from storage.errors import LeaseLost, StorageUnreachable, UnknownStudy
+from storage.errors import LeaseLost, SchemaError, StorageUnreachable, UnknownStudy
 from storage.retrying import PATIENCE_SECONDS, retrying
 from storage.store import Store, open_store, worker_name
 
@@ -259,7 +259,7 @@ def wait_for_study(url: str, study: str, seconds: float) -> None:
             finally:
                 store.close()
             return
-        except (StorageUnreachable, UnknownStudy) as error:
+        except (StorageUnreachable, UnknownStudy, SchemaError) as error:
             if not waits:
                 log.info("waiting: %s", error)
             waits = True

@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from storage.store import Store
 
 
-def open(url: str, worker: str | None = None) -> Store:
-    """The store at `url`, its tables made or brought up to date; see `storage.store.open_store`."""
+def open(url: str, worker: str | None = None, upgrade: bool = False) -> Store:
+    """The store at `url`, its tables made if need be, and only with `upgrade` brought up to date; see `storage.store.open_store`."""
     # Optuna takes a second to import, which `python -m storage stop` should not wait for.
     from storage.store import open_store
 
-    return open_store(url, worker)
+    return open_store(url, worker, upgrade)

@@ -35,6 +35,10 @@ FRESH_SECONDS = 0.1
 #: Less than a lease: a process that is paused within a transaction must not keep others from taking up what it holds.
 IDLE_TRANSACTION = "SET idle_in_transaction_session_timeout = '30s'"
 
+# Of transactions and of single statements, whatever the role's own default is: a function that counts under a lock must see
+# what was committed while it waited for the lock.
+ISOLATION = "SET default_transaction_isolation = 'read committed'"
+
 # The connection's own search path, less our schema.
 SEARCH_PATH = """
 SELECT set_config('search_path', string_agg(quote_ident(name), ', ' ORDER BY place), false)
@@ -82,7 +86,15 @@ class Connection(psycopg2.extensions.connection):
         super().__init__(*given, **named)
         with self.cursor() as cursor:
             cursor.execute(SEARCH_PATH)
+            cursor.execute(ISOLATION)
         self.commit()
+
+    def set_isolation_level(self, level: int) -> None:
+        """As the session has it (ISOLATION), with or without autocommit; the driver's own would put the role's default back whenever autocommit is
+        turned on or off."""
+        if level not in (psycopg2.extensions.ISOLATION_LEVEL_AUTOCOMMIT, psycopg2.extensions.ISOLATION_LEVEL_READ_COMMITTED):
+            raise ValueError(f"isolation level {level}: all transactions here are READ COMMITTED")
+        self.autocommit = level == psycopg2.extensions.ISOLATION_LEVEL_AUTOCOMMIT
 
 
 #: The user of a URL, before a password, however malformed the rest is.

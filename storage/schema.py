@@ -17,20 +17,23 @@ SCHEMA = "peft_pareto"
 FIND_OPTUNA = (
     "SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass('trials')"
 )
+#: Trials that workers hold now.
+HELD = "SELECT count(*) FROM peft_pareto.leases WHERE worker IS NOT NULL AND outcome IS NULL AND expires_at > clock_timestamp()"
 
 
-def upgrade(engine: Engine) -> None:
-    """Makes or upgrades everything in `peft_pareto`, and the views, in one transaction; does nothing if all is new.
+def upgrade(engine: Engine, change: bool) -> None:
+    """Makes everything in `peft_pareto`, and the views, in one transaction, where there is nothing; does nothing if all is as this version has it.
+    Else, with `change`, it is upgraded, which only a launch may ask for.
 
     Optuna's tables must be there. A session advisory lock keeps two launches apart. Functions, triggers and views are
     made again whenever their files differ from what is installed, so that changing one of them needs no migration.
-    Raises SchemaError (a newer version made the schema, Optuna's tables are missing, a right is missing) and
-    StorageUnreachable.
+    Raises SchemaError (a newer version made the schema, another made it and it must not be changed, or cannot while workers hold
+    trials by its rules; Optuna's tables are missing, a right is missing) and StorageUnreachable.
     """
     url = engine.url.render_as_string(hide_password=True)
     try:
         with advisory_lock(engine, SCHEMA_LOCK), engine.begin() as connection:
-            _upgrade(connection)
+            _upgrade(connection, change)
     except exc.SQLAlchemyError as error:
         raise refused(url, error) from error
 
@@ -48,7 +51,7 @@ def optuna_schema(connection: Connection) -> str:
     return name
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, change: bool) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory
@@ -65,7 +68,12 @@ def _upgrade(connection: Connection) -> None:
             f"storage {hidden(str(connection.engine.url))!r} has tables of revision {installed!r}, this version knows "
             f"up to {scripts.get_current_head()!r}: upgrade peft-pareto, or use another database"
         )
-    if installed != scripts.get_current_head():
+    newest = installed == scripts.get_current_head()
+    if newest and _has_code(connection):
+        return
+    if installed is not None:
+        _check_free(connection, change)
+    if not newest:
         command.upgrade(config, "head")
     _install_code(connection)
 
@@ -77,12 +85,30 @@ def _installed(connection: Connection) -> str | None:
     return connection.scalar(sqlalchemy.text("SELECT version_num FROM peft_pareto.alembic_version"))
 
 
+def _check_free(connection: Connection, change: bool) -> None:
+    """Raises SchemaError where what another version made must stay. No trial starts until the transaction is over."""
+    name = hidden(str(connection.engine.url))
+    if not change:
+        raise SchemaError(f"storage {name!r} was set up by another version of peft-pareto: use that one, or launch a study there with this one, "
+                          "which brings it up to date")
+    connection.execute(sqlalchemy.text("LOCK TABLE trials IN SHARE ROW EXCLUSIVE MODE"))
+    held = connection.scalar(sqlalchemy.text(HELD))
+    if held:
+        raise SchemaError(f"storage {name!r} was set up by another version of peft-pareto, by which workers run {held} trials now: wait until they have "
+                          "ended, or stop them, then launch again")
+
+
+def _digest() -> str:
+    """The schema's comment: which files its functions, triggers and views are made by."""
+    return "functions and views " + hashlib.sha256("".join(text_of(name) for name in SCRIPTS).encode()).hexdigest()
+
+
+def _has_code(connection: Connection) -> bool:
+    return connection.scalar(sqlalchemy.text("SELECT obj_description('peft_pareto'::regnamespace)")) == _digest()
+
+
 def _install_code(connection: Connection) -> None:
-    """Functions, triggers and views; the digest of their files is the schema's comment."""
-    digest = hashlib.sha256("".join(text_of(name) for name in SCRIPTS).encode()).hexdigest()
-    comment = connection.scalar(sqlalchemy.text("SELECT obj_description('peft_pareto'::regnamespace)"))
-    if comment == f"functions and views {digest}":
-        return
+    """Functions, triggers and views."""
     for name in SCRIPTS:
         run_script(connection, text_of(name))
-    connection.exec_driver_sql(f"COMMENT ON SCHEMA peft_pareto IS 'functions and views {digest}'")
+    connection.exec_driver_sql(f"COMMENT ON SCHEMA peft_pareto IS '{_digest()}'")

@@ -44,15 +44,15 @@ def worker_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
-def open_store(url: str, worker: str | None = None) -> Store:
+def open_store(url: str, worker: str | None = None, upgrade: bool = False) -> Store:
     """Connects, makes Optuna's tables, then ours, whose triggers and views need those; safe in many processes at once.
 
-    Raises BadStorageUrl, StorageUnreachable, SchemaError.
+    upgrade: what another version has made is brought up to date, if no worker holds a trial by its rules; else SchemaError. Raises BadStorageUrl, StorageUnreachable, SchemaError.
     """
     engine = connect(url, worker)
     try:
         optuna = optuna_storage(url, worker)
-        schema.upgrade(engine)
+        schema.upgrade(engine, upgrade)
     except BaseException:
         engine.dispose()
         raise

@@ -60,7 +60,7 @@ def test_a_newer_schema_is_refused_in_one_line(database: str) -> None:
     with store.engine.begin() as connection:
         connection.execute(text("UPDATE peft_pareto.alembic_version SET version_num = '9999'"))
     with pytest.raises(SchemaError, match=r"'9999'.*upgrade peft-pareto") as caught:
-        schema.upgrade(store.engine)
+        schema.upgrade(store.engine, change=True)
     assert "\n" not in str(caught.value)
     store.close()
 
@@ -68,20 +68,48 @@ def test_a_newer_schema_is_refused_in_one_line(database: str) -> None:
 def test_without_optunas_tables_nothing_is_made(database: str) -> None:
     engine = connect(database)
     with pytest.raises(SchemaError, match="Optuna's tables are missing"):
-        schema.upgrade(engine)
+        schema.upgrade(engine, change=False)
     engine.dispose()
     assert _objects(database) == []
 
 
-def test_changed_files_are_installed_again(database: str) -> None:
-    store = storage.open(database)
-    with store.engine.begin() as connection:
+def of_another_version(database: str) -> None:
+    with connect(database).begin() as connection:
         connection.execute(text("DROP VIEW pareto_front"))
+        connection.execute(text("CREATE OR REPLACE FUNCTION peft_pareto.most_losses() RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 7'"))
         connection.execute(text("COMMENT ON SCHEMA peft_pareto IS 'functions and views of another version'"))
-    store.close()
-    assert "public.pareto_front" not in _objects(database)
+
+
+def most_losses(database: str) -> int:
+    with connect(database).connect() as connection:
+        return connection.scalar(text("SELECT peft_pareto.most_losses()"))
+
+
+def test_changed_files_are_installed_again_by_a_launch_only(database: str) -> None:
     storage.open(database).close()
-    assert "public.pareto_front" in _objects(database)
+    of_another_version(database)
+    for worker in (None, "me"):
+        with pytest.raises(SchemaError, match="another version of peft-pareto: use that one, or launch") as caught:
+            storage.open(database, worker)
+        assert "\n" not in str(caught.value)
+    assert most_losses(database) == 7 and "public.pareto_front" not in _objects(database)
+    storage.open(database, upgrade=True).close()
+    assert most_losses(database) == 3 and "public.pareto_front" in _objects(database)
+
+
+def test_rules_by_which_workers_run_trials_are_not_changed(database: str) -> None:
+    store = storage.open(database, "me")
+    study = optuna.create_study(storage=store.optuna)
+    results.register(store, study._study_id, 5, {}, {}, objectives=("fd",), directions={}, quality="fd", memorization="copy_excess")
+    started = trials.start(store, study._study_id, request="one", candidate=None, parameters={}, distributions={}, internal={})
+    of_another_version(database)
+    with pytest.raises(SchemaError, match="by which workers run 1 trials now: wait until they have ended"):
+        storage.open(database, upgrade=True)
+    assert most_losses(database) == 7
+    trials.leave(store, started.trial_id)
+    storage.open(database, upgrade=True).close()
+    assert most_losses(database) == 3
+    store.close()
 
 
 def test_optunas_tables_may_be_in_another_schema(database: str) -> None:
@@ -168,7 +196,7 @@ def test_a_study_of_before_rungs_is_kept_and_read(database: str) -> None:
         connection.exec_driver_sql("CREATE VIEW pareto_front AS SELECT peft_pareto.front_of(study_id) FROM peft_pareto.studies")
         connection.exec_driver_sql("COMMENT ON SCHEMA peft_pareto IS 'functions and views of revision 0002'")
     engine.dispose()
-    store = storage.open(database, "me")
+    store = storage.open(database, "me", upgrade=True)
     rows = {row["trial"]: row for row in results.trials(store, "old")}
     assert [rows[number]["state"] for number in range(6)] == ["COMPLETE", "COMPLETE", "FAIL", "FAIL", "RUNNING", "WAITING"]
     assert [rows[number]["outcome"] for number in range(5)] == ["finished", "finished", "expired", "released", None]
@@ -204,7 +232,7 @@ def test_hypervolumes_of_before_are_numbered_as_trials_ended(database: str) -> N
         connection.exec_driver_sql("CREATE VIEW hypervolume_history AS SELECT finished, seconds FROM peft_pareto.hypervolumes")
         connection.exec_driver_sql("COMMENT ON SCHEMA peft_pareto IS 'functions and views of revision 0003'")
     engine.dispose()
-    store = storage.open(database)
+    store = storage.open(database, upgrade=True)
     with store.engine.connect() as connection:
         rows = connection.execute(text("SELECT trial, finished, seconds, hypervolume FROM hypervolume_history WHERE study = 'old'"))
         assert [tuple(row) for row in rows] == [(1, 1, 30, 1.0), (0, 2, 85, 1.5)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -181,6 +182,25 @@ def test_two_race_for_the_last_place(study: Callable, opened: Callable, together
         answers = together(*[made.seen_by(opened()).start for _ in range(2)])
         assert sorted(type(answer).__name__ for answer in answers) == ["Started", "StudyFull"]
         assert leases.counts(made.store, made.id).running == len(made.study.get_trials()) == 1
+
+
+def test_two_race_for_the_last_place_whatever_the_roles_default_is(database: str, opened: Callable, together: Callable) -> None:
+    first = opened(url=database)
+    study = optuna.create_study(storage=first.optuna)
+    results.register(first, study._study_id, 1, {}, {}, objectives=("fd",), directions={}, quality="fd", memorization="copy_excess")
+    with first.engine.begin() as connection:
+        connection.execute(text(f"ALTER DATABASE {first.engine.url.database} SET default_transaction_isolation = 'repeatable read'"))
+    others = [opened(url=database) for _ in range(2)]
+    given = {"candidate": None, "parameters": {}, "distributions": {}, "internal": {}}
+    for other in others * 2:
+        for engine in (other.at_once, other.engine, other.optuna.engine):
+            with engine.connect() as connection:
+                assert connection.scalar(text("SHOW transaction_isolation")) == "read committed"
+    lock = first.engine.connect()
+    lock.execute(text("SELECT 1 FROM studies WHERE study_id = :s FOR UPDATE"), {"s": study._study_id})
+    threading.Timer(1.0, lock.close).start()  # both wait by then, with the snapshots of their statements
+    answers = together(*[partial(trials.start, other, study._study_id, request=other.worker, **given) for other in others])
+    assert sorted(type(answer).__name__ for answer in answers) == ["Started", "StudyFull"]
 
 
 def test_two_race_for_one_waiting_trial(study: Callable, opened: Callable, together: Callable) -> None:
