@@ -10,12 +10,13 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from benchmarks.documents import DOCS, table, write_part
-from benchmarks.faults_counts import Counts, counted, front_hashes, front_roots
-from benchmarks.faults_left import processes, shared_memory, stray_files, temporary_files
+from benchmarks.faults_counts import Counts, counted, front_hashes, front_roots, pictures
+from benchmarks.faults_left import processes, shared_memory, stray_files, stray_pictures, temporary_files
 from benchmarks.faults_plans import PLANS
 from benchmarks.faults_study import FaultyStudy, Load, NotPossible, Place
 from hpo.command import one_line_errors
@@ -29,7 +30,7 @@ HEADER = ["fault", "what was done", "trials asked / finished / left running", "f
 EXPLAINED = ("Each row is a study of its own of real trials (two rungs, the fewest pictures and steps that train), which is asked for more trials while the "
              "fault goes on. *Failed* trials were replaced; the reasons are beside their number. *Rungs as unbroken*: a few trials, those first that "
              "lost a lease, are run again from their candidate in one go, and every score and interval is compared. *Left behind*: processes, shared memory, "
-             "temporary files, and tensors and training states that belong to no point of the front, after the server was stopped. "
+             "temporary files, tensors and training states that belong to no point of the front, and pictures that no trial notes, after the server was stopped. "
              "`--write` replaces the rows of the faults that were done and leaves the others.")
 
 
@@ -55,12 +56,15 @@ class Row:
 
 
 def failed(counts: Counts) -> str:
-    return str(counts.failed) + (f" ({'; '.join(sorted(set(counts.reasons)))})".replace("|", " ") if counts.reasons else "")
+    """How many trials failed, and how many of them for which reason."""
+    reasons = "; ".join(f"{count} × {reason}" for reason, count in sorted(Counter(counts.reasons).items()))
+    return f"{counts.failed} ({reasons})".replace("|", " ") if reasons else str(counts.failed)
 
 
 def suffer(fault: str, place: Place) -> Row:
     """Do a fault to a study of its own, and count. The server runs for it alone."""
-    started = time.monotonic()
+    started, shown = time.monotonic(), place.home / "artifacts"
+    earlier = set(stray_pictures(shown, set()))  # of other faults' studies
     embedded.start(place.home)
     study = FaultyStudy(place, fault, place.home / "out" / fault)
     with ExitStack() as stack:
@@ -73,6 +77,7 @@ def suffer(fault: str, place: Place) -> Row:
         counts = counted(study.search, place.inner, place.load.sample)
         left = [f"process {pid} (a worker that did not end)" for pid in staying]
         left += [f"file {name}" for name in stray_files(study.out, front_hashes(study.search), front_roots(study.search))]
+        left += [f"picture {name}" for name in stray_pictures(shown, pictures(study.search) | earlier)]
     left += [f"process {each.pid} ({' '.join(each.cmdline()[:4])})" for each in processes(place.home, servers=False)]
     embedded.stop(place.home)
     left += [f"process {each.pid} ({each.name()})" for each in processes(place.home, servers=True)]

@@ -87,7 +87,7 @@ def counted(search: Search, inner: InnerLoop, sample: int) -> Counts:
     points, bare = front(search, inner)
     compared, different = compare(search, inner, sample, broken)
     return Counts(found.trials, found.finished, found.running + found.waiting, found.failed, lost, len(rows(search, DOUBLED)), compared, different,
-                  points, bare, tuple(row.reason.partition(", at last")[0] for row in rows(search, FAILURES)))
+                  points, bare, tuple((row.reason or "no reason").partition(", at last")[0] for row in rows(search, FAILURES)))
 
 
 def rows(search: Search, query: str, **given: Any) -> list[Any]:
@@ -103,6 +103,12 @@ def front_roots(search: Search) -> set[str]:
     """Roots of the candidates that have a rung on the front."""
     return {row.root for row in rows(search, "SELECT DISTINCT c.root FROM peft_pareto.rungs r JOIN peft_pareto.candidates c USING (trial_id) "
                                              "WHERE r.study_id = :study AND r.hash IN (SELECT hash FROM peft_pareto.front_of(:study) AS f (hash))")}
+
+
+def pictures(search: Search) -> set[str]:
+    """Ids of the artifacts that trials of any study in this database have noted."""
+    return {row.id for row in rows(search, "SELECT CAST(CAST(value_json AS jsonb) #>> '{}' AS jsonb) ->> 'artifact_id' AS id "
+                                           "FROM trial_system_attributes WHERE key LIKE 'artifacts:%'")}
 
 
 def front(search: Search, inner: InnerLoop) -> tuple[int, int]:

@@ -54,6 +54,11 @@ def temporary_files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+def stray_pictures(folder: Path, noted: set[str]) -> list[str]:
+    """Files among the pictures of trials' notes that no trial notes; noted: ids of Optuna's artifacts, which are their names."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name not in noted)
+
+
 def stray_files(out: Path, hashes: set[str], roots: set[str]) -> list[str]:
     """Files among a study's weights and training states that belong to no point of its front; names of points' tensors end with a hash of `hashes`,
     those of states with a root of `roots` and a repeat."""

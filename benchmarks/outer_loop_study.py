@@ -11,19 +11,26 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import psycopg2
 from optuna.distributions import distribution_to_json
 from optuna.trial import FixedTrial
+from optuna_dashboard._note import note_str_key_prefix, note_ver_key
 
 from benchmarks.outer_loop_space import propose
+from hpo import keeping
 from hpo.ending import Ended
 from hpo.flat import at
+from hpo.inner_loop import Result
+from hpo.notes import COLUMNS, ROWS
 from hpo.settings import Settings
 from hpo.spaces.base import Trained
 from hpo.spaces.reference import BASELINES, reference_candidate
 from hpo.study import Asked, Search
+from hpo.trial import run_trial
+from hpo.tuning import STAGES_A_TRAINING
 from metrics.estimate import Estimate
 from metrics.scores import SCORES, Scores
 from storage import results
@@ -38,6 +45,8 @@ RUNGS = 3
 REPLICATES, SPREAD = 256, 0.05
 SURVIVE = 1 / 3  # of a rung's trials, those that are not stopped there
 SECONDS = 30.0  # of a trial, as it is noted
+HELD_OUT_EVERY = Settings.held_out_every
+NOTE = json.dumps("x" * 2045)  # a piece of a trial's note, as the dashboard stores it
 
 
 class Drawn(FixedTrial):
@@ -122,6 +131,52 @@ def one_trial(search: Search, generator: np.random.Generator, at_rung: Callable[
     return asked
 
 
+class Untrained:
+    """In the place of hpo.tuning.Tuning: says and writes all that it would, without fine-tuning, generating or measuring anything."""
+
+    def __init__(self, inner: None, candidate: Candidate, repeat: int, on_stage: Callable[[str], None], state: Path, on_loss: Callable[[int, float, float], None],
+                 on_save: Callable[[], None]):
+        self.candidate, self.on_stage, self.state, self.on_loss, self.on_save = candidate, on_stage, state, on_loss, on_save
+        self.generator, self.done, self.curve = np.random.default_rng(int(candidate.hash[:12], 16)), 0, {}
+
+    def __enter__(self) -> Untrained:
+        self.on_stage("applying the method")
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        pass
+
+    def to(self, steps: int) -> Result:
+        for step in range(self.done + 1, steps + 1):
+            if step % max(self.candidate.steps // STAGES_A_TRAINING, 1) == 0:
+                self.on_stage(f"step {step} of {self.candidate.steps}")
+            if step % HELD_OUT_EVERY == 0:
+                self.curve[step] = (1.0, 1.0)
+                self.on_loss(step, *self.curve[step])
+        self.done = steps
+        for stage in ("generating", "scoring"):
+            self.on_stage(stage)
+        pictures = self.generator.integers(0, 256, (COLUMNS * ROWS, 64, 64), np.uint8)
+        return Result(scores(self.generator), steps, 1234, 0.01, 0.5, {"training": SECONDS, "total": SECONDS}, pictures, dict(self.curve))
+
+    def keep(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+    def save(self) -> None:
+        self.on_save()
+        self.keep(self.state)
+
+
+def whole_trial(search: Search) -> None:
+    """Ask, and all that hpo.trial does with what is asked: rungs, curve, notes, tensors and states, telling, and deleting what need not be kept."""
+    asked = search.ask()
+    assert isinstance(asked, Asked), asked.reason if isinstance(asked, Ended) else asked
+    with patch("hpo.trial.Tuning", Untrained):
+        for _ in run_trial(search, None, asked):
+            pass
+
+
 # Writing in bulk, without the triggers, which would refuse to let trials be written finished.
 
 
@@ -141,7 +196,7 @@ class Rows:
 
 
 def fill(search: Search, count: int, seed: int = 0) -> None:
-    """`count` finished trials, the baselines first: each stopped at a rung or not, with scores and replicates."""
+    """`count` finished trials, the baselines first: each stopped at a rung or not, with scores and replicates, a note, and tensors on another machine."""
     generator = np.random.default_rng(seed)
     connection = psycopg2.connect(plain(search.store.url))
     with connection, connection.cursor() as cursor:
@@ -152,6 +207,7 @@ def fill(search: Search, count: int, seed: int = 0) -> None:
             rows.copy(cursor)
         cursor.execute("SELECT setval(pg_get_serial_sequence('trials', 'trial_id'), %s)", (first + count,))
         draws(search, cursor, generator)
+        cursor.execute("SELECT peft_pareto.learn_points(%s, NULL)", (search.id,))
     connection.autocommit = True
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")  # as autovacuum does while a study grows
@@ -165,6 +221,8 @@ def written(search: Search, ids: range, generator: np.random.Generator, cursor: 
     leases = Rows("peft_pareto.leases", ("trial_id", "study_id", "worker", "request", "expires_at", "outcome", "settled_at"))
     candidates = Rows("peft_pareto.candidates", ("trial_id", "study_id", "hash", "root", "repeat", "words", "method", "steps", "rungs", "json", "trainable",
                                                  "trainable_share", "baseline", "yardstick", "parameters", "distributions_id"))
+    artifacts = Rows("peft_pareto.artifacts", ("trial_id", "kind", "path"))
+    notes = Rows("study_system_attributes", ("study_id", "key", "value_json"))
     rungs = Rows("peft_pareto.rungs", ("trial_id", "steps", "study_id", "hash", "words", "values", "seconds"))
     known = Distributions(search.id, cursor)
     for number, trial in enumerate(ids):
@@ -185,8 +243,10 @@ def written(search: Search, ids: range, generator: np.random.Generator, cursor: 
             point = measured(generator)
             rung = at_steps(candidate, steps)
             rungs.rows.append((trial, steps, search.id, rung.hash, rung.words, array(point), SECONDS))
+            artifacts.rows.append((trial, keeping.WEIGHTS, f"/elsewhere/trial-{number:05d}-{rung.hash}.safetensors"))
+        notes.rows += [(search.id, note_ver_key(trial), kept), (search.id, f"{note_str_key_prefix(trial)}0", NOTE)]
         values.rows += [(trial, objective, value, "FINITE") for objective, value in enumerate(point) if kept == len(reached)]
-    return trials, values, parameters, leases, candidates, rungs
+    return trials, values, parameters, leases, candidates, rungs, artifacts, notes
 
 
 def at_steps(candidate: Candidate, steps: int) -> Candidate:

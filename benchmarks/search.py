@@ -184,7 +184,7 @@ def body(results: dict[str, Result]) -> str:
 
 
 def draw(results: dict[str, Result], file: Path) -> None:
-    """Hypervolume against cost and against trials, medians with quartiles."""
+    """Hypervolume against cost and against trials, medians with quartiles, each axis from where the lowest median is after a tenth of the budget."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -200,12 +200,16 @@ def draw(results: dict[str, Result], file: Path) -> None:
                 low, middle, high = np.quantile(curves, (0.25, 0.5, 0.75), axis=0)
                 (line,) = axis.plot(grid, middle, label=label, linewidth=2.2 if kind == DEFAULT else 1.2)
                 axis.fill_between(grid, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
+        lowest = min(result.median_at(kind, BUDGET // 10) for kind in TARGETS)
+        for axis in axes[:, place]:
+            axis.set_ylim(bottom=lowest)
+        axes[0, place].axhline(result.median_at(RANDOM, RANDOM_BUDGET), color="grey", linestyle=":", label=f"random search after {RANDOM_BUDGET}")
         axes[0, place].set_title(name)
         axes[0, place].set_xlabel("cost in full trials")
         axes[1, place].set_xlabel("finished trials, stopped ones too")
     for row in axes:
         row[0].set_ylabel("share of the best hypervolume")
-    axes[0, 0].legend(fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(TARGETS) + 1, fontsize=9)
     figure.savefig(file)
 
 

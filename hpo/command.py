@@ -55,6 +55,15 @@ def decimal(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is no number, write one like 0.5") from None
 
 
+def items(flag: str, text: str) -> list[str]:
+    """The items of a flag with commas. Raises BadSetting for an empty one: whoever left it, such as a script with an empty variable, meant something."""
+    found = [item.strip() for item in text.split(",")]
+    if not all(found):
+        raise BadSetting(f"{flag} {text!r}: {'it is empty' if not text.strip() else 'an item between its commas is empty'}, name one, or leave "
+                         f"{'the flag' if not any(found) else 'the comma'} out")
+    return found
+
+
 def store_url(given: str | None) -> str:
     """The --storage that was given, even if empty (which is refused when it is opened), else the embedded server's, started if need be."""
     if given is not None:

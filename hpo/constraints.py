@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hpo.command import items
 from hpo.errors import BadSetting, SearchError
 from metrics.scores import SCORES, Scores
 from trainers.errors import nearest
@@ -52,6 +53,12 @@ class Constraints:
         """What is known before a training: violations by name. trainable, total: parameters of the candidate and of the U-Net."""
         return {} if self.size is None else {self.size.name: self.size.violation(trainable / total if self.share else trainable)}
 
+    def foreseen(self, trainable: int, total: int, values: Mapping[str, float]) -> dict[str, float]:
+        """All violations by name of what another study measured, as far as that tells them: values are those scores that are known on this study's
+        scale; what is not known counts as met."""
+        known = {bound.name: bound.violation(values[bound.quantity]) if bound.quantity in values else 0.0 for bound in self.measured}
+        return self.before(trainable, total) | known
+
     def after(self, scores: Scores, trainable: int, total: int, seconds: float, memory: float | None) -> dict[str, float]:
         """All violations by name of a rung. seconds: of the trial until it; memory: bytes at its peak, None where it cannot be read."""
         found = self.before(trainable, total)
@@ -77,7 +84,7 @@ def parse(settings: Settings) -> Constraints:
     if settings.max_seconds is not None:
         measured.append(Bound(f"max-seconds {settings.max_seconds:g}", "seconds", settings.max_seconds))
     if settings.require is not None:
-        measured += [requirement(text.strip()) for text in settings.require.split(",") if text.strip()]
+        measured += [requirement(text) for text in items("--require", settings.require)]
     return Constraints(size, share, tuple(measured))
 
 
@@ -94,11 +101,12 @@ def check_reachable(search: Search) -> None:
     view = AsAsked(search.settings.ladder)
     for _ in range(PROPOSALS):
         try:
-            count = search.trainable(search.space.propose(Wished({}, generator, (), view, search.study), search.bounds))
+            candidate = search.space.propose(Wished({}, generator, (), view, search.study), search.bounds)
         except SearchError:  # a trial that is proposed says why
             continue
-        if count is not None and not told(search.constraints.before(count, total)):
+        if search.is_small_enough(candidate):
             return
+        count = search.trainable(candidate)
         counts += [] if count is None else [count]
     if counts:
         raise BadSetting(f"--{search.constraints.size.name}: none of {PROPOSALS:,} random proposals meets it, the smallest trains {min(counts):,} parameters "
@@ -116,9 +124,10 @@ def amount(text: str) -> tuple[float, bool]:
 def bytes_of(text: str) -> float:
     """Bytes of "24GiB"."""
     found = re.fullmatch(rf"\s*({NUMBER})\s*([A-Za-z]*)\s*", text)
-    if found is None or found[2].upper() not in UNITS or not 0 < float(found[1]) < math.inf:
-        raise BadSetting(f"--max-memory {text}: it is a number of bytes above 0 with a unit, write one like 24GiB or 512MiB")
-    return float(found[1]) * UNITS[found[2].upper()]
+    size = 0.0 if found is None else float(found[1]) * UNITS.get(found[2].upper(), 0)
+    if not 0 < size < math.inf:
+        raise BadSetting(f"--max-memory {text}: it is a number of bytes above 0 and finite with a unit, write one like 24GiB or 512MiB")
+    return size
 
 
 def requirement(text: str) -> Bound:
@@ -132,6 +141,8 @@ def requirement(text: str) -> Bound:
         score, _, end = name.rpartition("_")
     if score not in SCORES:
         raise BadSetting(f"--require {text!r}: score {score!r} is unknown: take {nearest(score, SCORES)}")
+    if not math.isfinite(float(limit)):
+        raise BadSetting(f"--require {text!r}: the number must be finite, take one that such a score may have, or leave the bound out")
     return Bound(f"require {name}{sign}{limit}", score, float(limit), sign == "<=", end)
 
 

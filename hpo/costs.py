@@ -10,8 +10,8 @@ from statistics import fmean
 import numpy as np
 
 from hpo import keeping
-from hpo.identity import model_folder, resolution_of
-from hpo.inner_loop import check_usable, pick_device
+from hpo.identity import identity, model_folder, resolution_of
+from hpo.inner_loop import check_usable, is_prepared, pick_device
 from hpo.preparation import SPLITS, dealt_sides
 from hpo.settings import Settings
 from hpo.spaces.reference import reference_candidate
@@ -31,10 +31,12 @@ GB, HOUR = 1e9, 3600
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds are of one worker. sides: patients and pictures by split; caches: bytes by name; step: seconds a training step by method; picture: of a generated
+    """Seconds are of one worker. trials: that are left to run; is_prepared: whether what is computed once is in this machine's cache; sides: patients and pictures by split; caches: bytes by name; step: seconds a training step by method; picture: of a generated
     picture; loss: of a picture's loss at all draws; encode: of a picture that is encoded; load: of the base model."""
 
     settings: Settings
+    trials: int
+    is_prepared: bool
     sides: dict[str, tuple[int, int]]
     caches: dict[str, int]
     step: dict[str, float]
@@ -52,8 +54,8 @@ class Costs:
 
     @property
     def preparation(self) -> float:
-        """Seconds before the first trial, where nothing is cached: pictures are encoded, and the untouched base is measured."""
-        return self.load + sum(pictures for _, pictures in self.sides.values()) * self.encode + self.evaluation
+        """Seconds before the first trial: where nothing is cached, pictures are encoded, and the untouched base is measured."""
+        return self.load if self.is_prepared else self.load + sum(pictures for _, pictures in self.sides.values()) * self.encode + self.evaluation
 
     def trial(self, steps: int) -> float:
         """Seconds of a trial of so many steps that is never stopped."""
@@ -63,7 +65,7 @@ class Costs:
     @property
     def all(self) -> float:
         """Seconds of all trials, if every one runs to the last rung."""
-        return self.settings.trials * self.trial(self.settings.steps)
+        return self.trials * self.trial(self.settings.steps)
 
     def lines(self) -> Iterator[str]:
         settings, ladder = self.settings, self.settings.ladder
@@ -71,19 +73,19 @@ class Costs:
         yield "caches:      " + ", ".join(f"{name} {size / GB:.3f} GB" for name, size in self.caches.items()) + f"; {sum(self.caches.values()) / GB:.3f} GB in all"
         yield (f"measured:    on {self.device}, a step of {settings.batch_size} " + ", ".join(f"{name} {seconds:.3g} s" for name, seconds in self.step.items())
                + f"; a generated picture {self.picture:.3g} s, an encoded one {self.encode:.3g} s; loading the base {self.load:.3g} s")
-        yield f"preparation: {spoken(self.preparation)}, once"
+        yield f"preparation: {spoken(self.preparation)}, {'the rest is kept from before' if self.is_prepared else 'once'}"
         yield (f"a trial:     {spoken(self.trial(ladder[-1]))} to {ladder[-1]} steps, {spoken(self.evaluation)} of which for each of its {len(ladder)} evaluations; "
                + (f"{spoken(self.trial(ladder[0]))} where it is stopped at the first rung" if settings.pruner != "none" and len(ladder) > 1 else "none is stopped"))
         unit = "GPU" if self.device.startswith("cuda") else "worker"
-        yield (f"{settings.trials} trials:  at most {self.all / HOUR:.2f} {unit}-hours, {spoken(self.preparation + self.all / self.workers)} with {self.workers} at a time"
+        yield (f"{self.trials} trials:  at most {self.all / HOUR:.2f} {unit}-hours, {spoken(self.preparation + self.all / self.workers)} with {self.workers} at a time"
                + (f" (--hours {settings.hours:g} ends it before)" if settings.hours is not None and settings.hours * HOUR < self.all / self.workers else ""))
         yield keeping.disk_need(model_folder(settings), settings.keep, settings.trials).replace("disk: ", "disk:        ", 1)
         largest = base_model.unet_elements(model_folder(settings)) * FLOAT * STATES
         yield f"states:      at most {largest / GB:.3f} GB a trial that runs, {largest * self.workers / GB:.3f} GB with {self.workers}, and as much for each trial that is kept"
 
 
-def costs(settings: Settings, workers: int) -> Costs:
-    """Raises what a launch would: BadData, BadModel, BadSetting, in one line each."""
+def costs(settings: Settings, trials: int, workers: int) -> Costs:
+    """trials: that are left to run. Raises what a launch would: BadData, BadModel, BadSetting, in one line each."""
     device = pick_device(settings.device)
     check_usable(device)
     dealt = dealt_sides(settings, resolution_of(settings))
@@ -101,7 +103,8 @@ def costs(settings: Settings, workers: int) -> Costs:
     caches = {"latents": 2 * pictures * int(np.prod(mean.shape[1:])) * FLOAT, "captions": (captions + 1) * int(np.prod(states.shape[1:])) * FLOAT,
               "pixels": sum(dealt.pixels[name].nbytes for name in SPLITS) + 2 * settings.generated * int(np.prod(dealt.pixels["train"].shape[1:]))}
     sides = {name: (len({picture.patient for picture in dealt.pictures[name]}), len(dealt.pictures[name])) for name in SPLITS}
-    return Costs(settings, sides, caches, step, picture, loss, encode, max(load - few * encode, 0.0), workers, device)
+    prepared = is_prepared(identity(settings, dealt), settings, device)
+    return Costs(settings, trials, prepared, sides, caches, step, picture, loss, encode, max(load - few * encode, 0.0), workers, device)
 
 
 def per_picture(count: int, call) -> float:

@@ -69,9 +69,14 @@ class Flat(AsAsked):
         self.asked: dict[str, BaseDistribution] = {}  # what was met, by its own name
         self.apart: set[str] = set()  # kinds of which a trial had two
         self.columns: dict[str, str] = {}  # own name -> name here
+        self.met: dict[int, Mapping[str, BaseDistribution]] = {}  # by id: thousands of trials share a few
+        self.plans: dict[int, dict[str, tuple[str, BaseDistribution | None]]] = {}  # of these: see plan_of
         self.centres: dict[str, Any] = {}
 
     def meet(self, distributions: Mapping[str, BaseDistribution]) -> bool:
+        if id(distributions) in self.met:
+            return False
+        self.met[id(distributions)] = distributions
         grown = False
         for name, distribution in distributions.items():
             known = self.asked.get(name)
@@ -93,6 +98,7 @@ class Flat(AsAsked):
         kinds: dict[str, list[str]] = {}
         for name in self.asked:
             kinds.setdefault(name if kind_of(name) in self.apart else kind_of(name), []).append(name)
+        self.plans = {}
         self.columns, known = {}, {STEPS: self.known[STEPS]}
         for kind, names in kinds.items():
             pooled = together([self.asked[name] for name in names]) if len(names) > 1 else None
@@ -103,13 +109,24 @@ class Flat(AsAsked):
         self.centres = {name: centre(distribution) for name, distribution in known.items()}
 
     def shown(self, parameters: Mapping[str, Any], distributions: Mapping[str, BaseDistribution], steps: int) -> tuple[dict, dict]:
+        plan = self.plans.get(id(distributions)) or self.plan_of(distributions)
         own = {}
-        for name, value in parameters.items():
-            known = self.asked.get(name)
-            if known is not None and are_alike(known, distributions[name]):
-                column = self.columns[name]
-                own[column] = value if column == name or is_worded(known) else place(known, value)
+        for name, (column, range_) in plan.items():
+            if name in parameters:
+                own[column] = parameters[name] if range_ is None else place(range_, parameters[name])
         return {**self.centres, **own, STEPS: self.clipped(steps)}, self.known
+
+    def plan_of(self, distributions: Mapping[str, BaseDistribution]) -> dict[str, tuple[str, BaseDistribution | None]]:
+        """Own name -> its name here and the range in which its place is taken, None where the value stays as it is."""
+        plan = {}
+        for name, distribution in distributions.items():
+            known = self.asked.get(name)
+            if known is not None and are_alike(known, distribution):
+                column = self.columns[name]
+                plan[name] = column, None if column == name or is_worded(known) else known
+        if id(distributions) in self.met:
+            self.plans[id(distributions)] = plan
+        return plan
 
     def meant(self, name: str, values: Mapping[str, Any]) -> Any:
         column = self.columns.get(name, name)

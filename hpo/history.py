@@ -72,7 +72,8 @@ class History:
                                          sampler=optuna.samplers.RandomSampler(seed=0))
         self.id = self.storage.get_study_id_from_name(NAME)
         self.common = optuna.search_space.IntersectionSearchSpace()
-        self.tried: set[frozenset] = set()  # candidates but for their steps
+        self.tried: set[frozenset] = set()  # candidates but for their steps, of all but `added`: only Gaussian processes ask
+        self.added: list[dict[str, Any]] = []  # parameters of points as samplers see them, since that was asked
         self.bred = 0  # generations whose parents Optuna has noted with this study
         for point in self.points:
             self.add(point)
@@ -95,7 +96,7 @@ class History:
 
     def add(self, point: Point) -> None:
         shown = self.view.shown(point.parameters, point.distributions, point.steps)
-        self.tried.add(without_steps(shown[0]))
+        self.added.append(shown[0])
         trial = frozen(TrialState.COMPLETE, *shown, point.system_attrs, point.values)
         for i in range(self.width):  # the GP needs equally many from each; who was measured without them meets them
             trial.set_constraint(str(i), point.violations[i] if i < len(point.violations) else 0.0)
@@ -120,6 +121,9 @@ class History:
 
     def was_tried(self, parameters: dict[str, Any]) -> bool:
         """Whether a trial with these parameters as samplers see them, but for the steps, was evaluated or runs."""
+        if self.added:
+            self.tried.update(map(without_steps, self.added))
+            self.added = []
         key = without_steps(parameters)
         return key in self.tried or any(key == without_steps(self.view.shown(trial.parameters, trial.distributions, trial.steps)[0])
                                         for trial, _ in self.running.values())

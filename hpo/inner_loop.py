@@ -37,6 +37,7 @@ from trainers.units import walk
 LOSS_STREAM, NOISE_STREAM, TRAINING_STREAM, MITIGATION_STREAM = range(4)  # independent random streams of one study seed
 LOSS_SPAN = (0.0, 0.5)  # part of the noise schedule that the loss gap looks at: there patients differ least (benchmarks/loss_span.py)
 
+BASE = "base"  # the kind of the cached measurements of the untouched base
 BASE_VERSION = 3  # of what is cached under "base"
 CPU_IS_FULL = "DefaultCPUAllocator: can't allocate memory"  # in the words of torch's plain RuntimeError
 LOADING = "the base model and the caches, before any training"
@@ -83,6 +84,16 @@ def check_usable(device: str) -> None:
         raise BadSetting(f"--device {device}: this machine cannot compute on it ({said}), take cpu or a GPU that nvidia-smi lists") from error
 
 
+def meaning_of(identity: dict[str, str | int], settings: Settings, device: str) -> str:
+    """Key of whatever is measured of a study with that identity: contents, settings that decide what a score means, and the kind of arithmetic."""
+    return key_of(BASE_VERSION, identity, settings.meaning(), LOSS_SPAN, denoising.DRAWS, torch.__version__, device.split(":")[0])
+
+
+def is_prepared(identity: dict[str, str | int], settings: Settings, device: str) -> bool:
+    """Whether this machine has in its cache all that is computed once: the untouched base is measured last."""
+    return (home.cache_folder() / BASE / meaning_of(identity, settings, device)).is_dir()
+
+
 class InnerLoop:
     """The loaded base model, the prepared data and the references, for any number of candidates, one at a time.
 
@@ -119,8 +130,7 @@ class InnerLoop:
 
     @property
     def meaning(self) -> str:
-        """Key of whatever is measured here: contents, settings that decide what a score means, and the kind of arithmetic."""
-        return key_of(BASE_VERSION, self.identity, self.settings.meaning(), LOSS_SPAN, denoising.DRAWS, torch.__version__, self.device.split(":")[0])
+        return meaning_of(self.identity, self.settings, self.device)
 
     def measure_base(self) -> References:
         """References with the untouched base's own pictures and losses, from the cache if they are there."""
@@ -139,7 +149,7 @@ class InnerLoop:
                 arrays[f"{name}_own_features"] = self.encoder.encode(getattr(self.prepared, name).pixels)
             return arrays
 
-        found = remember(home.cache_folder(), "base", self.meaning, make)
+        found = remember(home.cache_folder(), BASE, self.meaning, make)
         self.base_pictures = found["twin_pixels"]
         own = self.own()
         real = {name: PictureSet(np.array(found[f"{name}_own_features"]), getattr(self.prepared, name).patients,

@@ -1,15 +1,17 @@
-"""Which tensors and training states stay on disk: --keep front deletes those of points that another one dominates."""
+"""Which tensors and training states stay on disk: --keep front deletes those of points that another one dominates for good."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo import home
-from storage import leases, results, standing, trials
+from storage import leases, results, standing
 from storage.retrying import retrying
 from trainers.base_model import unet_elements
 from trainers.checkpoint import UNFINISHED
@@ -51,9 +53,13 @@ def state_path(search: Search, asked: Asked, number: int | str | None = None) ->
 
 
 def inherit_state(search: Search, inner: InnerLoop, asked: Asked, most: int) -> None:
-    """Let a trial that has no state of its own begin with the longest that was kept of a shorter training of the same, up to `most` steps. Raises LeaseLost,
-    OSError."""
+    """Let a trial that has no state of its own begin with the longest that was kept of a shorter training of the same, up to `most` steps. One of its own
+    beyond them is deleted: a fail-over of the database has lost the rung that it was written at. Raises LeaseLost, OSError."""
     own = state_path(search, asked)
+    if (inner.kept_step(asked.candidate, asked.repeat, own) or 0) > most:
+        note_state(search, asked)
+        log.warning("trial %d: its state is beyond the rung at %d steps, which is not stored; it begins anew", asked.number, most)
+        own.unlink(missing_ok=True)
     if not asked.known or own.exists():
         return
     found = [(step, path) for path in own.parent.glob(state_path(search, asked, "*").name)
@@ -69,31 +75,48 @@ def keep(search: Search, asked: Asked, tuning: Tuning) -> None:
     written before the rung is, so that no point of the front is without its tensors. Raises LeaseLost, OSError."""
     path = path_for(search, asked, tuning.done)
     if path is not None:
-        retrying(lambda: results.record_artifact(search.store, asked.id, WEIGHTS, str(path)))
+        note(search, asked, WEIGHTS, path)
         tuning.keep(path)
-        for left in unfinished(path):  # by a worker that died while it wrote
-            left.unlink(missing_ok=True)
 
 
 def save(search: Search, asked: Asked, tuning: Tuning, last: bool) -> None:
     """Write the state of the training at a rung; at a trial's last one only if it may stay. Raises LeaseLost, OSError."""
-    if last and not stays(search, asked):
-        return
-    tuning.save()
-    for left in unfinished(state_path(search, asked)):
-        left.unlink(missing_ok=True)
+    if not last or stays(search, asked):
+        tuning.save()
 
 
 def note_state(search: Search, asked: Asked) -> None:
     """To be called before a state is written: a worker that lost its lease must not put an old state over a new one, and a file must be known of. Raises
     LeaseLost."""
     retrying(lambda: leases.heartbeat(search.store, asked.id))
-    retrying(lambda: results.record_artifact(search.store, asked.id, STATE, str(state_path(search, asked))))
+    note(search, asked, STATE, state_path(search, asked))
+
+
+def note(search: Search, asked: Asked, kind: str, path: Path) -> None:
+    """Note a file before it is written, and delete what workers that died, or lost the trial, left of it half-written. That is looked for before the lease is, by
+    which the note is accepted: what another worker writes that takes the trial up from now on is not found. Raises LeaseLost, OSError."""
+    left = list(unfinished(path))
+    retrying(lambda: results.record_artifact(search.store, asked.id, kind, str(path)))
+    for each in left:
+        each.unlink(missing_ok=True)
 
 
 def stays(search: Search, asked: Asked) -> bool:
     """Whether a finished trial's tensors and state are kept."""
-    return search.settings.keep == "all" or search.settings.keep == "front" and retrying(lambda: standing.is_on_front(search.store, asked.id))
+    return search.settings.keep == "all" or search.settings.keep == "front" and retrying(lambda: standing.is_contender(search.store, asked.id))
+
+
+def clear(search: Search, asked: Asked) -> None:
+    """Delete what this worker wrote after it had lost the trial, of which there is no note any more: another worker has done with that file, and nobody will
+    note it again, since the trial has ended or the rung is evaluated. What is noted is that worker's now, and `tidy` sees to it."""
+    ended = retrying(lambda: leases.read(search.store, asked.id)).outcome is not None
+    evaluated = {row["steps"] for row in retrying(lambda: results.rungs(search.store, search.settings.study)) if row["trial"] == asked.number}
+    paths = [path for steps in asked.rungs if (ended or steps in evaluated) and (path := path_for(search, asked, steps)) is not None]
+    paths += [state_path(search, asked)] if ended else []
+    noted = {path for kind in (WEIGHTS, STATE) for path in retrying(partial(results.artifacts, search.store, search.id, kind)).get(asked.number, ())}
+    for path in paths:
+        if str(path) not in noted:
+            discard(path)
 
 
 def forget(search: Search, path: Path) -> None:
@@ -112,25 +135,17 @@ def discard(path: Path) -> bool:
 
 
 def tidy(search: Search) -> None:
-    """Delete what need not be kept: tensors of rungs that are not on the front (--keep front) or were never evaluated, states of trials off it.
+    """Delete what need not be kept: tensors of rungs that cannot be on the front (--keep front) or were never evaluated, states of trials
+    without such a rung. A worker looks at all files once, and then at those of which something changed.
 
     A file that is on another machine, or that may not be deleted, stays, and so does the note of it.
     """
-    for path in map(Path, retrying(lambda: useless(search))):
-        if is_seen(path) and discard(path):
+    now = retrying(lambda: standing.moment(search.store, search.id))
+    found = retrying(lambda: standing.droppable(search.store, search.id, WEIGHTS, STATE, search.settings.keep, search.tidied))
+    for path in seen(map(Path, found)):
+        if discard(path):
             forget(search, path)
-
-
-def useless(search: Search) -> list[str]:
-    """Noted files that need not stay."""
-    found = standing.droppable(search.store, search.id, WEIGHTS, STATE, everything=search.settings.keep == "all")
-    return found + (states_of_ended(search) if search.settings.keep == "none" else [])
-
-
-def states_of_ended(search: Search) -> list[str]:
-    """Also of trials that ended without a worker, by their third lost lease."""
-    live = {trial.number for trial in trials.running_trials(search.store, search.id)}
-    return [path for number, paths in results.artifacts(search.store, search.id, STATE).items() if number not in live for path in paths]
+    search.tidied = now
 
 
 def unfinished(path: Path) -> Iterator[Path]:
@@ -138,9 +153,22 @@ def unfinished(path: Path) -> Iterator[Path]:
     return path.parent.glob(f"{path.name}.*{UNFINISHED}")
 
 
-def is_seen(path: Path) -> bool:
-    """Whether a noted file is on this machine. One of another machine is left to it, also where there is such a folder here."""
-    return path.exists() or any(unfinished(path))
+def seen(paths: Iterable[Path]) -> list[Path]:
+    """Those noted files that are on this machine, if only half-written. One of another machine is left to it, also where there is such a folder here. Each
+    folder is listed once: there may be thousands of files."""
+    by_folder: dict[Path, list[Path]] = {}
+    for path in paths:
+        by_folder.setdefault(path.parent, []).append(path)
+    return [path for folder, noted in by_folder.items() if (names := names_in(folder)) for path in noted if path.name in names]
+
+
+def names_in(folder: Path) -> set[str]:
+    """Of the files in a folder, those half-written by the name that they were to have; none if there is no such folder."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return set()
+    return {name.removesuffix(UNFINISHED).rpartition(".")[0] if name.endswith(UNFINISHED) else name for name in names}
 
 
 def disk_need(model: Path, keep: str, trials: int) -> str:

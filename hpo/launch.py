@@ -79,16 +79,20 @@ def queue_of(study) -> list[dict]:
 
 
 def plan(settings: Settings) -> int:
-    """Say what a launch will cost."""
+    """Say what is left to do of the study, and what that will cost. Makes neither a study nor a folder for one."""
     from hpo.costs import costs
     from hpo.engines.base import threads_for
+    from hpo.plan import left
     from hpo.worker import use_threads
 
     engine = engines.named(settings.engine)
     engine.check(settings)
     places = engine.places(settings)
     use_threads(threads_for(places))
-    print("\n".join(costs(settings, places).lines()))
+    found = left(settings, queue_of)
+    print(f"study:       {found.said}")
+    if found.trials:
+        print("\n".join(costs(settings, found.trials, places).lines()))
     return 0
 
 

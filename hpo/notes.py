@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import warnings
+import uuid
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import optuna
 from PIL import Image
 
 from hpo import home
 from metrics.scores import SCORES
-from storage import leases
+from storage.attributes import Attributes
 
 if TYPE_CHECKING:
     from hpo.inner_loop import Result
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 COLUMNS, ROWS = 8, 3  # generated pictures in a note
 LEAST_SIDE, MOST_SIDE = 96, 192  # pixels of the longer side that a picture is shown with
+METRIC_NAMES = "study:metric_names"  # Optuna's key
+UNFINISHED = ".unfinished"  # ends the name of a picture that is being written
+MOST_PARTS = 16  # of a note, which the dashboard stores in pieces of 2,045 characters
 GRID = "generated at {steps} steps.png"
 
 
@@ -48,45 +52,46 @@ def grid(pictures: np.ndarray, columns: int = COLUMNS, rows: int = ROWS) -> Imag
 def write(search: Search, asked: Asked, result: Result) -> None:
     """Save the grid as an Optuna artifact and the note that shows it; may be done twice.
 
-    A disk that refuses the picture costs the note its picture, not the trial its scores. Raises StorageUnreachable.
+    A disk that refuses the picture costs the note its picture, not the trial its scores. Raises LeaseLost, StorageUnreachable.
     """
-    from optuna_dashboard import save_note
+    from optuna_dashboard._note import note_str_key_prefix, note_ver_key, save_note_with_version
 
-    with leases.translated():
-        name_objectives(search)
-        trial = optuna.trial.Trial(search.study, asked.id)
-        try:
-            picture = f"![generated pictures](/artifacts/{search.id}/{asked.id}/{upload(trial, result.pictures, GRID.format(steps=result.steps))})"
-        except OSError as error:
-            log.warning("trial %d: its note is without pictures, %s cannot be written (%s)", asked.number, artifact_folder(), error.strerror)
-            picture = f"The pictures could not be written: {error.strerror}."
-        save_note(trial, text(asked, result, picture))
-
-
-def name_objectives(search: Search) -> None:
-    """Axes of the dashboard's plots, which would be called 0 and 1."""
-    if search.study.metric_names is None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Optuna calls it experimental
-            search.study.set_metric_names(list(search.objectives.names))
-
-
-def upload(trial: optuna.trial.Trial, pictures: np.ndarray, name: str) -> str:
-    """The artifact's id; that of an earlier try if there was one. Raises OSError."""
-    from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
-
-    folder = artifact_folder()
-    for known in get_all_artifact_meta(trial):
-        if known.filename == name and (folder / known.artifact_id).is_file():
-            return known.artifact_id
-    file = folder / f".{trial._trial_id}-{os.getpid()}" / name  # the dashboard shows the file's name
-    file.parent.mkdir(parents=True, exist_ok=True)
+    version = note_ver_key(asked.id)
+    attributes = Attributes(search.store, search.id, asked.id,
+                            (METRIC_NAMES, version, *(f"{note_str_key_prefix(asked.id)}{part}" for part in range(MOST_PARTS))))
     try:
-        grid(pictures).save(file)
-        return upload_artifact(artifact_store=FileSystemArtifactStore(folder), file_path=str(file), study_or_trial=trial)
-    finally:
-        file.unlink(missing_ok=True)
-        file.parent.rmdir()
+        picture = f"![generated pictures](/artifacts/{search.id}/{asked.id}/{upload(attributes, result.pictures, GRID.format(steps=result.steps))})"
+    except OSError as error:
+        log.warning("trial %d: its note is without pictures, %s cannot be written (%s)", asked.number, artifact_folder(), error.strerror)
+        picture = f"The pictures could not be written: {error.strerror}."
+    if METRIC_NAMES not in attributes.study:  # axes of the dashboard's plots, which would be called 0 and 1
+        attributes.set_study_system_attr(search.id, METRIC_NAMES, list(search.objectives.names))
+    save_note_with_version(attributes, search.id, asked.id, attributes.study.get(version, 0) + 1, text(asked, result, picture))
+    attributes.write()
+
+
+def upload(attributes: Attributes, pictures: np.ndarray, name: str) -> str:
+    """The artifact's id; that of an earlier try if there was one. It is noted first, so that no file is left that nobody knows of. Raises OSError,
+    LeaseLost."""
+    from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX, ArtifactMeta
+
+    known = (json.loads(value) for key, value in attributes.trial.items() if key.startswith(ARTIFACTS_ATTR_PREFIX))
+    artifact = next((each["artifact_id"] for each in known if each["filename"] == name), None)
+    if artifact is None:
+        artifact = str(uuid.uuid4())
+        described = ArtifactMeta(artifact, name, "image/png", None)  # the dashboard shows the name
+        attributes.set_trial_system_attr(attributes.trial_id, ARTIFACTS_ATTR_PREFIX + artifact, json.dumps(asdict(described)))
+        attributes.write()
+    file = artifact_folder() / artifact
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_name(f"{artifact}{UNFINISHED}")
+        try:
+            grid(pictures).save(unfinished, "PNG")
+            os.replace(unfinished, file)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    return artifact
 
 
 def text(asked: Asked, result: Result, picture: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hpo.command import items
 from hpo.errors import BadSetting
 from metrics.scores import SCORES
 from trainers.errors import nearest
@@ -55,7 +56,7 @@ def objective(name: str) -> Objective:
 
 def parse(text: str) -> Objectives:
     """Objectives from "fd,copy_excess" or "joint_reward". Raises BadSetting with the nearest names."""
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = items("--objectives", text)
     known = [*SCORES, JOINT_REWARD]
     for name in names:
         if name not in known:

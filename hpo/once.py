@@ -5,6 +5,7 @@ With fewer pictures than scores need, it fine-tunes and generates all the same, 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -150,8 +151,11 @@ def applied_of(text: str) -> Applied:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Names with commas between them."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    """Names with commas between them, none of them empty."""
+    found = tuple(name.strip() for name in text.split(","))
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name, name one or leave it out")
+    return found
 
 
 CANDIDATE: dict[str, dict[str, Any]] = {  # flags that say what is trained

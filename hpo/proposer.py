@@ -23,8 +23,9 @@ from hpo.spaces.base import BadProposal
 
 PROBES = 300  # random proposals that find a space's parameters
 DRAWS = 8  # of TPE, for a proposal at the last rung; a third of them are, or more
-PROBE_STREAM, OTHER_STREAM = 1, 2  # of random numbers, apart from the trials'
+PROBE_STREAM, OTHER_STREAM, UNKNOWN_STREAM = 1, 2, 3  # of random numbers, apart from the trials'
 STUCK = 20  # duplicates in a row of a model, after which some are proposed at random: it may know no better while the space has more
+LOOKED_AT = 200  # random candidates, for one that is new where most are known
 RELATIVE = "relative_params"  # what TPE and GP leave with a running trial, which has its parameters here anyway
 
 T = TypeVar("T")
@@ -52,13 +53,17 @@ class Proposer(Generic[T]):
 
     seed: the study's, >= 0. directions: "minimize" or "maximize" for each objective. propose: Optuna's trial -> candidate; where it raises,
     the history is as before. rungs: all numbers of steps at which trials are evaluated, growing. constrained: whether violations are read.
+    allows: whether a candidate may be run, as far as that is known before; the Gaussian processes choose among such only.
     """
 
-    def __init__(self, sampler: str, seed: int, directions: Sequence[str], propose: Callable[[Any], T], rungs: Sequence[int], constrained: bool = False):
-        self.setup, self.seed, self.space, self.rungs = SAMPLERS[sampler], seed, propose, tuple(rungs)
+    def __init__(self, sampler: str, seed: int, directions: Sequence[str], propose: Callable[[Any], T], rungs: Sequence[int], constrained: bool = False,
+                 allows: Callable[[T], bool] = lambda candidate: True):
+        self.setup, self.seed, self.space, self.rungs, self.allows = SAMPLERS[sampler], seed, propose, tuple(rungs), allows
         self.history = History(directions, Flat(self.rungs) if self.setup.flat else AsAsked(self.rungs), constrained)
         self.durations = Seconds(self.history.view)
         self.learnt: set[int] = set()  # numbers of the trials
+        self.evaluated: set[tuple] = set()  # what was asked, of all rungs but `noted`: it is needed when a model is stuck only
+        self.noted: list[Point] = []  # rungs that were learnt since
         self.reached: dict[int, Point] = {}  # the last rung as yet of trials that go on
         if self.setup.flat:
             self.probe()
@@ -68,21 +73,21 @@ class Proposer(Generic[T]):
         generator = np.random.RandomState(seed_of(self.seed, 0, PROBE_STREAM))
         for _ in range(PROBES):
             trial = Wished({}, generator, (), self.history.view, self.history.study)
-            self.gives(trial)
+            self.given(trial)
             self.history.view.meet(trial.distributions)
 
-    def gives(self, trial: Wished) -> bool:
-        """Whether the space has a candidate for this trial."""
+    def given(self, trial: Wished) -> T | None:
+        """The space's candidate for this trial, if it has one."""
         try:
-            self.space(trial)
+            return self.space(trial)
         except SearchError:  # a trial that is proposed says why
-            return False
-        return True
+            return None
 
     def reach(self, wishes: dict[str, Any], generator: np.random.RandomState) -> dict[str, Any] | None:
         """See `hpo.gaussian.Candidates`."""
         trial = Wished(wishes, generator, self.rungs, self.history.view, self.history.study)
-        if not self.gives(trial):
+        candidate = self.given(trial)
+        if candidate is None or not self.allows(candidate):
             return None
         point, _ = self.history.view.shown(trial.params, trial.distributions, trial.params.get(STEPS, self.rungs[-1]))
         return None if self.history.was_tried(point) else point
@@ -94,6 +99,7 @@ class Proposer(Generic[T]):
     def learn(self, point: Point) -> None:
         """An evaluated rung. Raises ValueError where its values are not finite, or not as many as the objectives."""
         self.learnt.add(point.number)
+        self.noted.append(point)
         self.durations.learn(point)
         if self.setup.learns == RUNGS:
             self.history.teach(point)
@@ -117,14 +123,17 @@ class Proposer(Generic[T]):
             self.history.teach(point)
 
     def propose(self, number: int, fixed: Mapping[str, Any] | None = None, at_random: bool = False) -> Proposal[T]:
-        """The candidate for this trial; answers that are fixed are given as they are, the others are sampled, or drawn at random.
+        """The candidate for this trial; answers that are fixed are given as they are, the others are sampled, or drawn at random until they give what is
+        new.
 
         Raises what the space raises, and BadProposal where a fixed answer is not one of those that the space offers.
         """
         seed = seed_of(self.seed, number)
         ready = len(self.learnt) >= self.setup.startup
         model = ready and not at_random
-        rungs = self.rungs if ready or not self.setup.short else self.rungs[:1]
+        rungs = self.rungs if ready or at_random or not self.setup.short else self.rungs[:1]
+        if at_random:
+            fixed = {**self.unknown(seed), **(fixed or {})}
         answers = Answers(made(self.setup.make if model else random, seed, self), self.history, seed, rungs if self.setup.whole else (), fixed or {})
         trial, trial_id = self.history.ask(answers)
         try:
@@ -134,6 +143,24 @@ class Proposer(Generic[T]):
             return Proposal(candidate, dict(asked.params), dict(asked.distributions), internal(asked), attributes(asked), dict(asked.user_attrs))
         finally:
             self.history.drop(trial_id)
+
+
+    def unknown(self, seed: int) -> dict[str, Any]:
+        """Answers that give a candidate that may be run and was not evaluated, if a few random ones hold one such; else none."""
+        self.evaluated.update(known(point.parameters, point.steps) for point in self.noted)
+        self.noted = []
+        generator = np.random.RandomState(seed_of(seed, UNKNOWN_STREAM))
+        for _ in range(LOOKED_AT):
+            trial = Wished({}, generator, (), self.history.view, self.history.study)
+            candidate = self.given(trial)
+            if candidate is not None and self.allows(candidate) and known(trial.params, trial.params.get(STEPS, self.rungs[-1])) not in self.evaluated:
+                return dict(trial.params)
+        return {}
+
+
+def known(parameters: Mapping[str, Any], steps: int) -> tuple:
+    """What was asked, and at which rung it was evaluated, to be looked up."""
+    return frozenset((name, value) for name, value in parameters.items() if name != STEPS), steps
 
 
 class Wished(FixedTrial):

@@ -11,6 +11,7 @@ rung, asking for a share of the replicates, and comparing neighbours only are th
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -23,8 +24,8 @@ REPLICATES = 256
 FEWEST_PAIRS = 8  # trials that have both rungs, for a regression from one on the other
 RIDGE = 0.1  # in observations of a standardised objective: keeps 8 pairs with nearly collinear objectives tame, is nothing to 30
 QUARTILES_OF_A_NORMAL = 1.349  # distance of the quartiles of a normal distribution in standard deviations
-# How far apart the numbers of trials are that are compared: no decision then costs more than one among 1,000 trials, however long the study, and a
-# trial is measured by what the search has become, not by what it was. In studies of up to 500 trials all are compared with all.
+# So many trials before a trial, and as many after it, are compared with it, of those that have the rung: no decision then costs more than one among
+# 1,000 trials, however long the study, and a trial is measured by what the search has become, not by what it was.
 PEERS = 500
 MOST_DRAWS = 8 * PEERS  # of trials and rungs that are kept, of 2 kB: those that a worker's decisions need, some of them twice
 DRAWS = 0x5EED  # which stream of random numbers the residuals are drawn with; trial and rung choose within it
@@ -56,7 +57,7 @@ class Decision:
 class Pruner:
     """Decides whether a trial goes on from a rung. The same rungs give the same decision, in whichever order they were learnt.
 
-    reduction: about one in so many goes on; the best ⌈n / reduction⌉ of the n trials within PEERS that have the rung, the trial included.
+    reduction: about one in so many goes on; the best ⌈n / reduction⌉ of the trial and the nearest PEERS at each side that have the rung.
     confidence: the share of the replicates that must be exceeded for a stop. minimum: below so many trials at the rung nothing is stopped.
     Raises ValueError for what is out of range.
     """
@@ -68,6 +69,7 @@ class Pruner:
             raise ValueError(f"confidence={confidence}: from 0 to below 1, a share that can be exceeded")
         self.reduction, self.confidence, self.minimum = reduction, confidence, minimum
         self.trials: dict[int, TrialRungs] = {}
+        self.having: dict[int, list[int]] = {}  # numbers of the trials that have a rung, by its steps, sorted
 
     def learn(self, number: int, last: int, steps: int, values: np.ndarray, replicates: np.ndarray | None = None) -> None:
         """A trial's scores at a rung, (m,) and (R, m) float64, oriented; without replicates the value stands for each of them.
@@ -86,6 +88,8 @@ class Pruner:
         if steps > last:
             raise ValueError(f"trial {number}: a rung at {steps} steps is beyond its last at {last}")
         before = self.trials.get(number)
+        if before is None or steps not in before.values:
+            insort(self.having.setdefault(steps, []), number)
         replicates = {} if before is None else {each: given for each, given in before.replicates.items() if each != steps}
         self.trials[number] = TrialRungs(number, last, (before.values if before else {}) | {steps: values}, replicates)
 
@@ -135,8 +139,9 @@ class Pruner:
 
     def peers(self, number: int, steps: int) -> list[TrialRungs]:
         """Trials that have this rung, the trial itself among them, by number."""
-        near = (self.trials.get(each) for each in range(number - PEERS, number + PEERS + 1))
-        return [each for each in near if each is not None and steps in each.values]
+        having = self.having.get(steps, [])
+        place = bisect_left(having, number)
+        return [self.trials[each] for each in having[max(0, place - PEERS):place + PEERS + 1]]
 
 
 def compared_at(peers: list[TrialRungs], steps: int, last: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,22 @@ if TYPE_CHECKING:
     from hpo.study import Search
 
 
+@dataclass(frozen=True)
+class News:
+    """What was not known yet. begun: trials that run, or wait, since then. live: numbers of all that do. attributes: what the sampler left with the
+    trials of these, by id. warm: points of another study, with the yardstick's end."""
+
+    rows: Sequence[trials.RungRow]
+    begun: Sequence[trials.RunningTrial]
+    live: set[int]
+    attributes: Mapping[int, Mapping[str, Any]]
+    warm: Sequence[Point]
+
+
+def is_end_of_yardstick(row: trials.RungRow) -> bool:
+    return row.yardstick and row.steps == row.own_steps
+
+
 @dataclass
 class Recall:
     """Everything in it follows from the database, in the order in which rungs were written there: a worker that joins late knows the same."""
@@ -29,7 +45,7 @@ class Recall:
     def __post_init__(self) -> None:
         search, settings = self.search, self.search.settings
         self.proposer = Proposer(settings.sampler, settings.seed, search.objectives.directions, lambda trial: search.space.propose(trial, search.bounds),
-                                 settings.ladder, constrained=bool(search.constraints))
+                                 settings.ladder, bool(search.constraints), search.is_small_enough)
         self.pruner = Pruner(settings.reduction, settings.stop_confidence) if settings.pruner != "none" else None
         self.points = Points()
         self.texts: dict[int, str] = {}  # of distributions
@@ -42,14 +58,32 @@ class Recall:
         self.rewardless: list[trials.RungRow] = []  # read before the yardstick was finished, where the joint reward is the objective
 
     def refresh(self) -> None:
-        """Read what is new. Running trials first: one that ends in between is then known with all its rungs before it counts as ended."""
+        """Read what is new, then learn it: where reading breaks off nothing is learnt, and all of it is read again next time."""
+        self.learn(self.read())
+
+    def read(self) -> News:
+        """Running trials first: one that ends in between is then known with all its rungs before it counts as ended."""
         running = trials.running_trials(self.search.store, self.search.id, self.live)
         rows = trials.rungs_since(self.search.store, self.search.id, self.recorded, texts=self.texts)
-        live = {trial.number for trial in running}
+        begun = [trial for trial in running if trial.number not in self.live and trial.parameters]
+        yardstick = next((row.values for row in rows if is_end_of_yardstick(row)), None)
+        attributes = {}
+        if self.search.settings.sampler == "nsga2":  # it notes its generations; what others leave with a trial counts for nothing
+            attributes = standing.system_attributes(self.search.store, {each.trial_id for each in (*rows, *begun, *self.rewardless)})
+        warm = []
+        if yardstick is not None and not self.warmed and self.search.settings.warm_start is not None:
+            warm = list(warm_start.points(self.search, yardstick))
+        if self.search.objectives.is_joint_reward:
+            self.known()  # rewards are computed with them
+        return News(rows, begun, {trial.number for trial in running}, attributes, warm)
+
+    def learn(self, news: News) -> None:
+        """What was read. The database is not asked here."""
+        rows, live = news.rows, news.live
         for row in rows:
             self.recorded = row.recorded
             self.points.learn(row)
-            if row.yardstick and row.steps == row.own_steps:
+            if is_end_of_yardstick(row):
                 self.yardstick = row.values
         ready = self.ready(rows)
         # A trial ends where its last rung stands in the order, whether that is read now or was read before it ended.
@@ -57,14 +91,13 @@ class Recall:
         for number in sorted(self.live - live - final.keys()):
             self.proposer.end(number)
         for row in ready:
-            self.learn(row)
+            self.learn_rung(row, news.attributes.get(row.trial_id, {}))
             if final.get(row.number) == row.recorded:
                 self.proposer.end(row.number)
-            if not self.warmed and row.yardstick and row.steps == row.own_steps:
-                self.warm(row.values)
-        for trial in running:
-            if trial.number not in self.live and trial.parameters:
-                self.proposer.started(trial.number, trial.parameters, distributions_of(trial.distributions), self.attributes(trial.trial_id))
+            if not self.warmed and is_end_of_yardstick(row):
+                self.warm(news.warm)
+        for trial in news.begun:
+            self.proposer.started(trial.number, trial.parameters, distributions_of(trial.distributions), news.attributes.get(trial.trial_id, {}))
         self.live = live
 
     def decide(self, number: int, steps: int) -> Decision:
@@ -87,12 +120,11 @@ class Recall:
         """The hypervolume of the study's front as it was when this was refreshed."""
         return of_points(self.search.objectives, self.search.settings.reward_weight, self.points.means(), self.known(), self.yardstick)
 
-    def warm(self, yardstick: Sequence[float]) -> None:
+    def warm(self, points: Sequence[Point]) -> None:
         """Teach the sampler what another study found, once there is a yardstick that it can be scaled by."""
         self.warmed = True
-        if self.search.settings.warm_start is not None:
-            for point in warm_start.points(self.search, yardstick):
-                self.proposer.learn(point)
+        for point in points:
+            self.proposer.learn(point)
 
     def ready(self, rows: Sequence[trials.RungRow]) -> list[trials.RungRow]:
         """Those of which the objectives are known: a joint reward is not before the yardstick is finished."""
@@ -102,28 +134,24 @@ class Recall:
         self.rewardless = waiting if self.yardstick is None else []
         return [] if self.yardstick is None else waiting
 
-    def learn(self, row: trials.RungRow) -> None:
+    def learn_rung(self, row: trials.RungRow, attributes: Mapping[str, Any]) -> None:
         values = self.values(row.values)
         if values is None:
             return
         if row.parameters:  # else the space has no answers that give it, so the sampler has no words for it
             violations = [row.violations[name] for name in sorted(row.violations)]
             self.proposer.learn(Point(row.number, row.steps, row.steps == row.own_steps, row.parameters, distributions_of(row.distributions),
-                                      [float(value) for value in values], violations, self.attributes(row.trial_id), row.seconds))
+                                      [float(value) for value in values], violations, attributes, row.seconds))
         if self.pruner is not None:
             self.pruner.learn_values(row.number, row.own_steps, row.steps, self.oriented(values))
             self.places[row.number, row.steps] = row.recorded
-
-    def attributes(self, trial_id: int) -> dict[str, Any]:
-        """What a sampler left with a trial: NSGA-II its generation, the others nothing that counts."""
-        return standing.system_attributes(self.search.store, trial_id) if self.search.settings.sampler == "nsga2" else {}
 
     def values(self, scores: Sequence[Any]) -> np.ndarray | None:
         """The objectives' values, (m,) or (m, replicates), of the scores as they are stored; None where a joint reward does not exist."""
         stored = np.asarray(scores, dtype=float)
         if not self.search.objectives.is_joint_reward:
             return stored
-        known = self.known()
+        known = self.references
         reward = objective_table.joint_reward(self.search.objectives, self.search.settings.reward_weight, stored[0], stored[1], known.q_base, known.q_real,
                                               known.m_base, self.yardstick[1])
         return None if reward is None else np.asarray(reward)[None]

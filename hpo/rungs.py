@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from hpo.errors import BadSetting
 
+SHOWN = 6  # of rungs that do not grow, in a message
+
 
 def ladder(steps: int, rungs: int, reduction: int) -> tuple[int, ...]:
     """steps / reduction^k, rounded, for k = rungs − 1 … 0 (successive halving, arXiv 1502.07943). Raises BadSetting where they do not grow.
@@ -11,17 +13,22 @@ def ladder(steps: int, rungs: int, reduction: int) -> tuple[int, ...]:
     >>> ladder(200, 3, 3)
     (22, 67, 200)
     """
-    found = grid(steps, rungs, reduction)
-    if not grows(found):
-        most = next(count for count in range(rungs, 0, -1) if grows(grid(steps, count, reduction)))
-        raise BadSetting(f"--rungs {rungs} --reduction {reduction}: of --steps {steps} they would be {', '.join(map(str, found))}, which do not grow "
-                         f"from 1 on: take --rungs {most}, or more --steps")
-    return found
+    found = longest(steps, reduction)
+    if rungs > len(found):
+        shown = (rung(steps, reduction, len(found)), *found)
+        before, after = ", ".join(map(str, shown[:SHOWN])), f", … up to {steps}" if len(shown) > SHOWN else ""
+        raise BadSetting(f"--rungs {rungs} --reduction {reduction}: of --steps {steps} they would be {'… ' if rungs > len(shown) else ''}{before}{after}, "
+                         f"which do not grow from 1 on: take --rungs {len(found)}, or more --steps")
+    return found[-rungs:]
 
 
-def grid(steps: int, rungs: int, reduction: int) -> tuple[int, ...]:
-    return tuple(round(steps / reduction**k) for k in reversed(range(rungs)))
+def longest(steps: int, reduction: int) -> tuple[int, ...]:
+    """As many rungs as grow from 1 on. Counted from the last one: from the first asked for, numbers would have as many digits as somebody may ask for rungs."""
+    found = [steps]
+    while 1 <= (below := rung(steps, reduction, len(found))) < found[-1]:
+        found.append(below)
+    return tuple(reversed(found))
 
 
-def grows(rungs: tuple[int, ...]) -> bool:
-    return rungs[0] >= 1 and all(before < after for before, after in zip(rungs, rungs[1:]))
+def rung(steps: int, reduction: int, k: int) -> int:
+    return round(steps / reduction**k)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import tomllib
 import unicodedata
@@ -30,7 +29,11 @@ DEFAULT_METHODS = ("full", "attention", "norm", "bias", "lora", "svdiff", "difff
 READY = Path(__file__).parent / "configs"  # settings as files, by name
 DEVICE = r"auto|(?:cpu|cuda|mps|xpu)(?::\d+)?"  # what torch.device takes, and auto
 LONGEST_NAME = 200  # characters of a study's name; Optuna's column has 512
-LARGEST = 2**31 - 1  # PostgreSQL's integer
+LARGEST = 2**31 - 1  # PostgreSQL's integer, and more than any setting needs: what is computed with them stays finite, in 32 bits too
+SMALLEST = 1e-9  # of a number that must be above 0: a rate that it is a factor of does not become 0
+LONGEST_WHOLE = 63  # bits: longer ones no computation takes
+NAMED = ("model", "encoder", "data", "warm_start", "enqueue", "ray_address", "checkpoints", "out")  # an empty path would be the folder that one is in
+POSITIVE = ("gpus_per_trial", "learning_rate_scale", "guidance_scale", "hours", "max_seconds", "max_grad_norm", "min_snr_gamma")
 LEAST = {"trials": 1, "train_images": 10, "steps": 1, "batch_size": 1, "generated": 20, "sampling_steps": 2, "seed": 0, "workers": 1,
          "warmup_steps": 0, "accumulate": 1, "held_out_every": 0, "checkpoint_every": 0, "rungs": 1, "reduction": 2,
          "repeats": 1}
@@ -98,7 +101,7 @@ class Settings:
     sampler: str = setting("auto", "search", "Optuna sampler: auto, tpe, gp, nsga2 or random")
     pruner: str = setting("moasha", "search", "what stops trials at rungs: two-objective asynchronous successive halving, or nothing", choices=("moasha", "none"))
     stop_confidence: float = setting(0.7, "search", "share of bootstrap replicates in which a trial must not be among the best of its rung to be stopped")
-    repeats: int = setting(1, "search", "runs, with seeds of their own, of each candidate that reaches the front")
+    repeats: int = setting(1, "search", "runs, with seeds of their own, of each candidate that reaches the front", means=True)
     max_trainable: str | None = setting(None, "constraints", "most trainable parameters, 500000 or 1% of the U-Net", means=True)
     max_memory: str | None = setting(None, "constraints", "most memory at a trial's peak, such as 24GiB, of the GPU, or of the process on a CPU", means=True)
     max_seconds: float | None = setting(None, "constraints", "most seconds that a trial may take to a rung", means=True)
@@ -148,9 +151,10 @@ class Settings:
             raise BadSetting(f"--reward-weight {self.reward_weight:g}: it is a share, take a number from 0 to 1")
         if not 0 <= self.stop_confidence < 1:
             raise BadSetting(f"--stop-confidence {self.stop_confidence:g}: it is a share that can be exceeded, take a number from 0 to below 1, such as 0.9")
-        for name in ("gpus_per_trial", "learning_rate_scale", "guidance_scale", "hours", "max_seconds"):
-            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:
-                raise BadSetting(f"{flag(name)} {getattr(self, name):g}: it must be above 0 and finite, give such a number")
+        for name in POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not SMALLEST <= value <= LARGEST:
+                raise BadSetting(f"{flag(name)} {value:g}: it must be above 0, from {SMALLEST:g} to {LARGEST}, give such a number")
         if self.gpus_per_trial > 1 and self.gpus_per_trial != int(self.gpus_per_trial):
             raise BadSetting(f"--gpus-per-trial {self.gpus_per_trial:g}: it must be a share up to 1 or a whole number of GPUs, take {round(self.gpus_per_trial)}")
 
@@ -160,12 +164,8 @@ class Settings:
             raise BadSetting(f"--caption-dropout {self.caption_dropout:g}: it is a share, take a number from 0 to 1")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise BadSetting(f"--ema-decay {self.ema_decay:g}: it must be between 0 and 1, take one like 0.99 or leave the flag out")
-        if not 0 <= self.noise_offset < math.inf:
-            raise BadSetting(f"--noise-offset {self.noise_offset:g}: it must be at least 0 and finite, give such a number")
-        for name in ("max_grad_norm", "min_snr_gamma"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise BadSetting(f"{flag(name)} {value:g}: it must be above 0 and finite, give such a number")
+        if not 0 <= self.noise_offset <= LARGEST:
+            raise BadSetting(f"--noise-offset {self.noise_offset:g}: it must be at least 0 and at most {LARGEST}, give such a number")
         if self.accumulate > self.batch_size:
             raise BadSetting(f"--accumulate {self.accumulate}: a batch of {self.batch_size} has no so many parts, take at most {self.batch_size}")
 
@@ -175,6 +175,8 @@ class Settings:
                              "give another")
         for each in fields(self):
             choices, value = each.metadata["choices"], getattr(self, each.name)
+            if value == "" and each.name in NAMED:
+                raise BadSetting(f"{flag(each.name)} '': it is empty, name something or leave the flag out")
             if choices and value not in choices:
                 raise BadSetting(f"{flag(each.name)} {value!r} is unknown: take {nearest(value, choices)}")
         check_device(self.device)
@@ -226,6 +228,8 @@ def check_type(name: str, value: Any) -> None:
     if not (bool in types if isinstance(value, bool) else isinstance(value, (*types, int) if float in types else types)):
         wanted = " or ".join(TYPE_WORDS[each] for each in types)
         raise BadSetting(f"setting {name} = {value!r}: it must be {wanted}, write it so")
+    if isinstance(value, int) and value.bit_length() > LONGEST_WHOLE:
+        raise BadSetting(f"setting {name}: it is a number of {value.bit_length()} bits, give a smaller one")
 
 
 def check_device(device: str) -> None:
@@ -306,7 +310,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BadSetting(f"--config {path}: it cannot be read ({error.strerror}), give a TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of a number with thousands of digits, and of brackets in brackets without end
         raise BadSetting(f"--config {path}: it is not TOML ({error}), mend that line") from error
     flat: dict[str, Any] = {}
     for key, value in data.items():

@@ -71,10 +71,24 @@ class Wait:
     """Nothing to do now: others run the last trials, or the yardstick that rewards are measured by."""
 
 
+def optunas(store: Store, settings: Settings, directions: Sequence[str]) -> optuna.Study:
+    """Optuna's study of this name, made where there is none. One that a refused launch left, without a trial and not registered, is made anew if it
+    was for objectives of other directions."""
+    create = partial(optuna.create_study, storage=store.optuna, study_name=settings.study, directions=directions,
+                     sampler=optuna.samplers.RandomSampler(seed=settings.seed), load_if_exists=True)
+    with leases.translated():
+        study = create()
+        if [each.name.lower() for each in study.directions] != list(directions) and settings.study not in results.study_names(store) and not study.trials:
+            optuna.delete_study(study_name=settings.study, storage=store.optuna)
+            study = create()
+        return study
+
+
 class Search:
     """One worker's view of a study. Everything it knows is in the database, so it may be thrown away at any time."""
 
-    def __init__(self, store: Store, settings: Settings):
+    def __init__(self, store: Store, settings: Settings, study: optuna.Study | None = None):
+        """study: what is asked in place of the store's study of that name, which is not made then."""
         self.store, self.settings = store, settings
         self.objectives = objective_table.parse(settings.objectives)
         self.constraints = constraints.parse(settings)
@@ -82,12 +96,11 @@ class Search:
         self.bounds = Bounds(settings.ladder, settings.learning_rate_scale, spaces.methods(settings.methods), settings.protects,
                              sites_of(model_folder(settings)), model_folder(settings))
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with leases.translated():
-            self.study = optuna.create_study(storage=store.optuna, study_name=settings.study, directions=self.objectives.directions,
-                                             sampler=optuna.samplers.RandomSampler(seed=settings.seed), load_if_exists=True)
+        self.study = study or optunas(store, settings, self.objectives.directions)
         self.id = self.study._study_id
         self.agenda, self.ending = Agenda(self), Ending(self)
         self.turn: leases.Turn | None = None  # to ask, while this worker has it
+        self.tidied: standing.Moment | None = None  # when this worker last deleted what need not be kept
         self.counted: dict[tuple, int | None] = {}  # trainable parameters by what is trained
         self.request, self.unanswered = request(), False  # for the next trial to run, and whether it was made
 
@@ -106,14 +119,9 @@ class Search:
         that means something differs."""
         if asked_for is not None:
             self.check_code()
-            self.space.check(self.bounds)
-            constraints.check_reachable(self)
-        # A user's space is compared by content, like model and data: its path may be another.
-        space = {"space": self.space.name} if self.space.content is None else {"space_content": self.space.content}
-        binding = {**self.settings.meaning(), **space, **identity}
-        binding.pop("objectives"), binding.pop("reward_weight")  # columns of their own
+            self.check()
         directions = {name: score.direction for name, score in SCORES.items()}
-        registered = results.register(self.store, self.id, asked_for, binding, self.free(), objectives=self.objectives.names, directions=directions,
+        registered = results.register(self.store, self.id, asked_for, self.binding(identity), self.free(), objectives=self.objectives.names, directions=directions,
                                       quality=self.objectives.quality, memorization=self.objectives.memorization,
                                       reward_weight=self.settings.reward_weight, queue=queue)
         if queue and not registered.created:
@@ -133,6 +141,18 @@ class Search:
         if counts.running and counts.code not in (None, code.content_hash()):
             raise BadSetting(f"study {self.settings.study!r} has {counts.running} trials that run with another version of this program ({counts.code}, this one "
                              f"is {code.content_hash()}): wait until they have ended, or stop its workers, then launch again")
+
+    def check(self) -> None:
+        """Raises BadSetting where nothing can be proposed, or nothing that meets what is known before a training."""
+        self.space.check(self.bounds)
+        constraints.check_reachable(self)
+
+    def binding(self, identity: dict[str, str | int]) -> dict[str, Any]:
+        """What a study is bound to. A user's space is compared by content, like model and data: its path may be another."""
+        space = {"space": self.space.name} if self.space.content is None else {"space_content": self.space.content}
+        binding = {**self.settings.meaning(), **space, **identity}
+        binding.pop("objectives"), binding.pop("reward_weight")  # columns of their own
+        return binding
 
     def free(self) -> dict[str, Any]:
         """The settings that may change between launches. Paths are made absolute, for workers that start in other folders;
@@ -223,7 +243,7 @@ class Search:
     def propose(self, number: int, counts: leases.Counts) -> Asked | None:
         self.recall.refresh()
         try:
-            proposal = self.recall.proposer.propose(number, at_random=counts.duplicates_in_a_row >= STUCK)
+            proposal = self.recall.proposer.propose(number, at_random=counts.duplicates_in_a_row + counts.infeasible_in_a_row >= STUCK)
         except BadProposal as error:
             trials.start(self.store, self.id, request=request(), candidate=None, parameters={}, distributions={}, internal={}, user_attrs={}, system_attrs={},
                          outcome="failed", reason=str(error))
@@ -258,6 +278,13 @@ class Search:
                                    self.rungs_of(candidate), candidate.to_json(), trainable, None if trainable is None else trainable / self.trained.units.total,
                                    None if entry is None else entry.baseline, entry is not None and entry.yardstick)
 
+    def is_small_enough(self, candidate: Candidate) -> bool:
+        """Whether it can be trained, within what is known before a training; without such a bound its own trial says whether it can."""
+        if self.constraints.size is None:
+            return True
+        count = self.trainable(candidate)
+        return count is not None and not constraints.told(self.constraints.before(count, self.trained.units.total))
+
     def trainable(self, candidate: Candidate) -> int | None:
         """Parameters that it trains, None where it cannot be trained on this model, which its trial says in its own words."""
         what = candidate.method, candidate.parts, candidate.frozen, candidate.norm_rate is None
@@ -288,9 +315,10 @@ class Search:
 
     def state(self) -> Ended | None:
         """The study's end, if it has come and nothing is running any more."""
-        trials.expire(self.store, self.id)
-        counts = leases.counts(self.store, self.id)
-        return None if counts.running else self.ending.verdict(counts)
+        with leases.translated():
+            trials.expire(self.store, self.id)
+            counts = leases.counts(self.store, self.id)
+            return None if counts.running else self.ending.verdict(counts)
 
     # Telling. A rung is written as soon as it is measured, and stays whatever becomes of its trial.
 

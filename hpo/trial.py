@@ -18,7 +18,7 @@ from hpo.study import Asked, Search
 from hpo.tuning import Tuning
 from metrics.errors import MetricError
 from storage import leases, results
-from storage.errors import LeaseLost, StorageError, StorageUnreachable
+from storage.errors import BadValue, LeaseLost, StorageError, StorageUnreachable
 from storage.retrying import retrying
 from trainers.errors import TrainerError
 
@@ -31,20 +31,19 @@ def run_trial(search: Search, inner: InnerLoop, asked: Asked) -> Generator[int, 
     """Run what was asked and tell the study; gives the steps of each rung when it is written, and in the end the outcome: finished, stopped,
     failed, left or lost.
 
-    A failure is stored with its reason and the search goes on: the candidate's own (a loss that is not finite, no memory
-    for it) is final, any other lets it go on elsewhere. Raises Stopped after giving the trial back, DiskTrouble after the
-    same, since the next trial would find the disk as full, and StorageUnreachable where the database is away: then the
+    A failure is stored with its reason and the search goes on: the candidate's own (a loss or a score that is not finite, no
+    memory for it) is final, any other lets it go on elsewhere. Nothing else is raised than Stopped after giving the trial back,
+    DiskTrouble after the same, since the next trial would find the disk as full, and StorageUnreachable where the database is away: then the
     lease runs out, and the trial goes on from its last rung.
     """
     try:
         outcome = yield from evaluate(search, inner, asked)
     except LeaseLost as error:
-        log.warning("trial %d was lost: %s", asked.number, error)
-        outcome = "lost"
+        outcome = lost(search, asked, error)
     except (Stopped, KeyboardInterrupt, GeneratorExit):
         release(search, asked)
         raise
-    except StorageError:
+    except StorageUnreachable:
         raise  # nobody knows whether the trial was told
     except Exception as error:  # whatever a trial raises is stored with it, and the search goes on
         if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
@@ -95,19 +94,28 @@ def evaluate(search: Search, inner: InnerLoop, asked: Asked) -> Generator[int, N
 
 
 def write(search: Search, asked: Asked, result: Result, seconds: float) -> bool:
-    """Write a rung; whether the trial is to be stopped there. May be done twice."""
+    """Write a rung; whether the trial is to be stopped there. May be done twice. The note comes last: only a rung is refused to a worker that has lost
+    its lease."""
     results.record_curve(search.store, asked.id, result.curve)
+    stop = search.report(asked, result.steps, result.scores, result.trainable, seconds, result.memory)
     notes.write(search, asked, result)
-    return search.report(asked, result.steps, result.scores, result.trainable, seconds, result.memory)
+    return stop
 
 
 def fail(search: Search, asked: Asked, error: Exception) -> str:
     log.warning("trial %d failed: %s", asked.number, reason_of(error))
     try:
         return retrying(lambda: search.fail(asked, reason_of(error), own_cause=is_own_cause(error)))
-    except LeaseLost as lost:
-        log.warning("trial %d was lost: %s", asked.number, lost)
-        return "lost"
+    except LeaseLost as gone:
+        return lost(search, asked, gone)
+
+
+def lost(search: Search, asked: Asked, error: LeaseLost) -> str:
+    """This process slept, or was cut off, for longer than a lease: the trial is another's, perhaps ended since, and what was written in the
+    meantime is of no use. Gives the outcome."""
+    log.warning("trial %d was lost: %s", asked.number, error)
+    keeping.clear(search, asked)
+    return "lost"
 
 
 def release(search: Search, asked: Asked) -> None:
@@ -127,4 +135,4 @@ def is_own_cause(error: BaseException) -> bool:
     """Whether the candidate is to blame, and would fail again: not so for disks, connections and the device."""
     if isinstance(error, OSError):
         return error.errno in (errno.EINVAL,)
-    return isinstance(error, (TrainerError, MetricError, AssertionError, torch.OutOfMemoryError, ArithmeticError))
+    return isinstance(error, (TrainerError, MetricError, BadValue, AssertionError, torch.OutOfMemoryError, ArithmeticError))

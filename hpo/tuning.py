@@ -37,7 +37,7 @@ class Tuning:
     def __init__(self, inner: InnerLoop, candidate: Candidate, repeat: int = 0, on_stage: Stage = lambda stage: None, state: Path | None = None,
                  on_loss: held_out.Report = lambda step, train, twin: None, on_save: Callable[[], None] = lambda: None):
         self.inner, self.candidate, self.state, self.on_save = inner, candidate, state, on_save
-        self.on_stage, self.clock, self.curve = on_stage, Clock(on_stage), held_out.Curve(on_loss)
+        self.on_stage, self.clock, self.curve = on_stage, Clock(on_stage), held_out.Curve(candidate.learning_rate, on_loss)
         self.seed = inner.training_seed(candidate, repeat)
         self.stack = ExitStack()
         self.training: Training | None = None

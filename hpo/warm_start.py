@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hpo import objectives as objective_table
 from hpo.errors import BadSetting
 from hpo.proposer import Point
-from hpo.spaces.function import vetted
+from hpo.spaces.function import said_of, shown, vetted
 from storage import leases, results, standing
 from trainers.candidate import Candidate, rounded
 from trainers.errors import BadSelection
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hpo.study import Search
 
 
+WRITE = "write one a line as python -m hpo.front --format candidates does"
 MARK = "warm_start"  # on the study: how much of which other study it takes over, so that a resumed study takes over the same
 
 
@@ -88,26 +89,31 @@ def reason(candidate: Candidate, search: Search) -> str | None:
 
 def points(search: Search, yardstick: Sequence[float]) -> Iterator[Point]:
     """The source's points as those of this study, for the sampler: each objective scaled so that the source's base and yardstick come to lie on this
-    study's, a joint reward by the source's own. Numbers are negative, so that no trial of this study is meant. What this study's space cannot propose is
-    left out. yardstick: the scores of this study's."""
+    study's, a joint reward by the source's own. Numbers are negative, so that no trial of this study is meant. What this study's space cannot propose, or
+    its base model cannot have, is left out. yardstick: the scores of this study's."""
     found = source(search, search.settings.warm_start)
-    rows = standing.evaluated(search.store, found.id, search.study.user_attrs[MARK]["recorded"])
+    with leases.translated():
+        recorded = search.study.user_attrs[MARK]["recorded"]
+    rows, base = standing.evaluated(search.store, found.id, recorded), results.references(search.store, search.id).scores
     last = {row.number: place for place, row in enumerate(rows)}
     for place, row in enumerate(rows):
         candidate = adapted(Candidate.from_json(row.candidate), found, search)
-        fixed, values = search.space.fixed(candidate, search.bounds), values_here(row.values, found, search, yardstick)
-        if fixed is not None and values is not None:
-            yield Point(-1 - row.number, candidate.steps, place == last[row.number], dict(fixed.params), fixed.distributions, values, [], {})
+        fixed, values = search.space.fixed(candidate, search.bounds), values_here(row.values, found, search, base, yardstick)
+        trainable = search.trainable(candidate)
+        if fixed is not None and values is not None and trainable is not None:
+            scores = {} if search.objectives.is_joint_reward else dict(zip(search.objectives.names, values))
+            violations = search.constraints.foreseen(trainable, search.trained.units.total, scores)
+            yield Point(-1 - row.number, candidate.steps, place == last[row.number], dict(fixed.params), fixed.distributions, values,
+                        [violations[name] for name in sorted(violations)], {})
 
 
-def values_here(values: Sequence[float], source: Source, search: Search, yardstick: Sequence[float]) -> list[float] | None:
-    """A point's objectives in this study; None where there is no joint reward."""
+def values_here(values: Sequence[float], source: Source, search: Search, base: Mapping[str, tuple], yardstick: Sequence[float]) -> list[float] | None:
+    """A point's objectives in this study, whose base scored so; None where there is no joint reward."""
     objectives, known = search.objectives, source.known
     if objectives.is_joint_reward:
         reward = objective_table.joint_reward(objectives, search.settings.reward_weight, *values, known.q_base, known.q_real, known.m_base,
                                               source.yardstick[objectives.memorization])
         return None if reward is None else [reward]
-    base = results.references(search.store, search.id).scores
     return [scaled(value, known.scores[name][0], source.yardstick[name], base[name][0], here)
             for name, value, here in zip(objectives.names, values, yardstick)]
 
@@ -126,16 +132,18 @@ def enqueued(search: Search, path: str) -> list[Candidate]:
     """The candidates of --enqueue, JSON objects one a line as `Candidate.to_json` gives them. Raises BadSetting naming the line."""
     try:
         lines = [(number, line) for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1) if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BadSetting(f"--enqueue {path}: it cannot be read ({error}), give a text file with a candidate a line") from error
+    if not lines:
+        raise BadSetting(f"--enqueue {path}: there is no candidate in it, {WRITE}, or leave the flag out")
     found = []
     for number, line in lines:
         try:
             candidate = Candidate.from_json(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadSetting(f"--enqueue {path}: line {number} is no candidate ({type(error).__name__}: {error}), write one as "
-                             "python -m hpo.front --format candidates does") from error
-        if (why := reason(candidate, search)) is not None:
+            why = reason(candidate, search)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise BadSetting(f"--enqueue {path}: line {number} is no candidate ({said_of(error)}): {shown(line)}, {WRITE}") from error
+        if why is not None:
             raise BadSetting(f"--enqueue {path}: line {number}: {why}")
         found.append(vetted(candidate, search.bounds))
     return found

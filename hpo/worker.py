@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo import code, home, keeping, stopping
 from hpo.command import INTERRUPTED, Parser, decimal, leave, one_line_errors, store_url, whole
+from hpo.engines.base import STOP_SECONDS
 from hpo.errors import BadSetting
 from hpo.settings import Settings, check_device
 from hpo.stopping import Stopped
@@ -202,11 +203,14 @@ def check_writable(settings: Settings) -> None:
 
 
 def die_with_parent() -> None:
-    """End when whoever started us is gone: its end of our standard input closes, also after kill -9."""
+    """End when whoever started us is gone: its end of our standard input closes, also after kill -9. Like a launch's own workers when it stops them, this one
+    has STOP_SECONDS to give its trial back."""
     def watch() -> None:
         while os.read(0, 4096):
             pass
-        os.kill(os.getpid(), signal.SIGTERM)  # so that the running trial is given back
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(STOP_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)  # it hangs in what no signal handler of Python's interrupts, such as a driver
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
 

@@ -68,6 +68,11 @@ def start(folder: Path | str | None = None) -> str:
         return url_of(data)
 
 
+def is_made(folder: Path | str | None = None) -> bool:
+    """Whether there is a server in `folder`/postgres, running or not: where there is none, `start` makes one."""
+    return cluster.is_complete(_data(folder))
+
+
 def stop(folder: Path | str | None = None) -> bool:
     """Stops the server of that folder; False if none was running. Raises FolderUnusable."""
     data = _data(folder)

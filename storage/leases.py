@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from storage.errors import BadValue, LeaseLost, NoWorker, StorageError, StorageU
 from storage.retrying import retrying
 from storage.store import Store
 
+log = logging.getLogger(__name__)
+
 #: A heartbeat every quarter of a lease: three may be lost before the lease runs out.
 BEATS_PER_LEASE = 4
 MOST_SECONDS_BETWEEN_BEATS = 30.0
@@ -28,8 +31,9 @@ SECONDS_TO_NEXT_TRY = 1.0  # of a heartbeat that found no server
 TURN_SECONDS = 20.0
 
 #: SQLSTATEs of what passes: 08 connection, 53 no memory, disk or connection left, 57P stopping or starting, 25006 a standby
-#: that is not yet the primary, 25P03 idle for too long in a transaction, 40 deadlock.
-PASSING = ("08", "53", "57P", "25006", "25P03", "40")
+#: that is not yet the primary, 25P03 idle for too long in a transaction, 40 deadlock, 57014 and 55P03 a statement or a lock
+#: that took longer than the server allows, 58 the server's disk or system.
+PASSING = ("08", "53", "57P", "25006", "25P03", "40", "57014", "55P03", "58")
 
 
 @dataclass(frozen=True)
@@ -181,8 +185,8 @@ def read(store: Store, trial_id: int) -> Lease | None:
 class Heartbeat:
     """Keeps a lease alive from a daemon thread while the `with` block runs.
 
-    `lost` (a threading.Event) is set once the lease is gone: stop working on the trial then. An unreachable server is
-    asked again until the lease must have run out. Entering raises LeaseLost if the lease is gone already.
+    `lost` (a threading.Event) is set once the lease is gone: stop working on the trial then. A server that is unreachable, or that
+    fails in whatever way, is asked again until the lease must have run out. Entering raises LeaseLost if the lease is gone already.
     """
 
     def __init__(self, store: Store, trial_id: int) -> None:
@@ -221,15 +225,17 @@ class Heartbeat:
             try:
                 good_until = sent + heartbeat(self._store, self._trial, self._stage)
                 pause = usual
-            except StorageUnreachable:
-                if time.monotonic() > good_until:
-                    self.lost.set()
-                    return
-                pause = min(usual, SECONDS_TO_NEXT_TRY)  # the server's clock runs on while it is away
             except LeaseLost:
                 # The trial may just have been told: then nobody looks at `lost` any more.
                 self.lost.set()
                 return
+            except Exception as error:  # a thread that died of it would leave the trial in the belief that it has its lease
+                if not isinstance(error, StorageUnreachable):
+                    log.warning("the lease of trial %d could not be extended: %s", self._trial, first_line(error))
+                if time.monotonic() > good_until:
+                    self.lost.set()
+                    return
+                pause = min(usual, SECONDS_TO_NEXT_TRY)  # the server's clock runs on while it is away
 
 
 def _scalar(store: Store, query: str, **values: Any) -> Any:

@@ -7,7 +7,7 @@ from functools import cache
 from importlib import resources
 
 #: Functions, triggers and views, in the order in which they need each other.
-SCRIPTS = ("rules.sql", "leases.sql", "trials.sql", "rungs.sql", "results.sql", "front.sql", "views.sql", "standing.sql")
+SCRIPTS = ("rules.sql", "leases.sql", "trials.sql", "rungs.sql", "results.sql", "attributes.sql", "front.sql", "views.sql", "standing.sql")
 
 
 @cache

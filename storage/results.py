@@ -16,6 +16,7 @@ from storage.plain import as_stored, dumped, number
 from storage.store import Store
 
 LEASE_SECONDS = 60.0
+NEWEST_RUNGS = 200  # whose trials say how long a trial takes
 NOT_SET = "(not set)"
 
 
@@ -53,7 +54,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Progress:
-    """A study at this moment. `front`: points on it; `seconds`: mean busy seconds of its finished trials, None if none is."""
+    """A study at this moment. `front`: points on it; `seconds`: mean busy seconds of those that finished lately, None if none did."""
 
     counts: leases.Counts
     running: tuple[Running, ...]
@@ -119,6 +120,11 @@ def register(
         query = "UPDATE peft_pareto.studies SET trials = :trials, settings = :settings WHERE study_id = :id"
         connection.execute(text(query), {"id": study_id, "trials": int(trials), "settings": json.dumps(given)})
         return Registered(int(trials), given, created=False)
+
+
+def compare(store: Store, study_id: int, binding: Mapping[str, Any], free: Mapping[str, Any], *, objectives: Sequence[str], reward_weight: float) -> None:
+    """Raises SettingsDiffer where `register` would for a study that is registered; writes nothing."""
+    _compare(settings(store, study_id), as_stored({"binding": {**binding, **_fixed(objectives, reward_weight)}, "free": dict(free)}))
 
 
 def study_id(store: Store, name: str) -> int:
@@ -250,13 +256,14 @@ def progress(store: Store, study_id: int) -> Progress:
     """Counts, running trials, size of the front and mean duration, for the display."""
     counts = leases.counts(store, study_id)
     mean = (
-        "SELECT avg(seconds) FROM (SELECT max(r.seconds) AS seconds FROM peft_pareto.rungs r JOIN trials t USING (trial_id) "
-        "WHERE r.study_id = :id AND t.state IN ('COMPLETE', 'PRUNED') GROUP BY r.trial_id) AS finished"
+        "SELECT avg(seconds) FROM (SELECT max(r.seconds) AS seconds FROM (SELECT trial_id, seconds FROM peft_pareto.rungs "
+        "WHERE study_id = :id ORDER BY recorded DESC LIMIT :newest) AS r JOIN trials t USING (trial_id) "
+        "WHERE t.state IN ('COMPLETE', 'PRUNED') GROUP BY r.trial_id) AS finished"
     )
     with leases.translated(), store.at_once.connect() as connection:
         rows = connection.execute(text("SELECT * FROM peft_pareto.running(:id)"), {"id": study_id}).all()
         size = connection.scalar(text("SELECT count(*) FROM peft_pareto.front_of(:id)"), {"id": study_id})
-        seconds = connection.scalar(text(mean), {"id": study_id})
+        seconds = connection.scalar(text(mean), {"id": study_id, "newest": NEWEST_RUNGS})
     return Progress(counts, tuple(Running(**row._mapping) for row in rows), int(size), seconds)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import text
 
 from storage import leases
 from storage.store import Store
+
+LONGEST_WRITE = 60.0  # seconds, from when a trial's end is dated to when others see it: far more than the one statement takes
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,14 @@ class Evaluated:
     number: int
     candidate: Mapping[str, Any]
     values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A study's newest rung, and a time of the server (UTC) before which all that has ended by then is known to have ended."""
+
+    recorded: int
+    ended: datetime
 
 
 def baselines(store: Store, study_id: int) -> list[Baseline]:
@@ -68,9 +79,9 @@ def front_candidates(store: Store, study_id: int) -> list[tuple[dict[str, Any], 
     return [(row["candidate"], row["repeats"]) for row in _rows(store, "SELECT * FROM peft_pareto.front_candidates(:study)", study=study_id)]
 
 
-def is_on_front(store: Store, trial_id: int) -> bool:
-    """Whether any of the trial's rungs is."""
-    return _rows(store, "SELECT peft_pareto.is_on_front(:trial) AS found", trial=trial_id)[0]["found"]
+def is_contender(store: Store, trial_id: int) -> bool:
+    """Whether any of the trial's rungs is on the front, or may come to be: the means of those that dominate it are not final, or rewards not defined."""
+    return _rows(store, "SELECT peft_pareto.is_contender(:trial) AS found", trial=trial_id)[0]["found"]
 
 
 def is_begun(store: Store, study_id: int, hash: str) -> bool:
@@ -96,10 +107,13 @@ def evaluated(store: Store, study_id: int, until: int) -> list[Evaluated]:
             for row in _rows(store, "SELECT * FROM peft_pareto.evaluated(:study, :until)", study=study_id, until=until)]
 
 
-def system_attributes(store: Store, trial_id: int) -> dict[str, Any]:
-    """What Optuna or a sampler of its has noted with a trial."""
-    rows = _rows(store, "SELECT key, value_json FROM trial_system_attributes WHERE trial_id = :trial", trial=trial_id)
-    return {row["key"]: json.loads(row["value_json"]) for row in rows}
+def system_attributes(store: Store, trial_ids: Collection[int]) -> dict[int, dict[str, Any]]:
+    """What Optuna or a sampler of its has noted with these trials, by trial."""
+    query = "SELECT trial_id, key, value_json FROM trial_system_attributes WHERE trial_id = ANY (CAST(:trials AS integer[]))"
+    found: dict[int, dict[str, Any]] = {}
+    for row in _rows(store, query, trials=list(trial_ids)):
+        found.setdefault(row["trial_id"], {})[row["key"]] = json.loads(row["value_json"])
+    return found
 
 
 def repeats(store: Store, study_id: int) -> int:
@@ -135,10 +149,18 @@ def hypervolumes(store: Store, study_id: int) -> list[float]:
     return found
 
 
-def droppable(store: Store, study_id: int, weights: str, state: str, everything: bool) -> list[str]:
-    """Paths of files that need not stay: see sql/standing.sql. weights, state: kinds of artifacts."""
-    query = "SELECT path FROM peft_pareto.droppable(:study, :weights, :state, :everything)"
-    return [row["path"] for row in _rows(store, query, study=study_id, weights=weights, state=state, everything=everything)]
+def moment(store: Store, study_id: int) -> Moment:
+    """Now. What is written later has a later one; what is being written may be counted as earlier and as later."""
+    query = ("SELECT coalesce(max(recorded), 0) AS recorded, timezone('UTC', clock_timestamp()) - make_interval(secs => :longest) AS ended "
+             "FROM peft_pareto.rungs WHERE study_id = :study")
+    return Moment(**_rows(store, query, study=study_id, longest=LONGEST_WRITE)[0])
+
+
+def droppable(store: Store, study_id: int, weights: str, state: str, kept: str, since: Moment | None = None) -> list[str]:
+    """Paths of files that need not stay, as it came to be since then: see sql/standing.sql. weights, state: kinds of artifacts; kept: "front", "all", "none"."""
+    query = "SELECT path FROM peft_pareto.droppable(:study, :weights, :state, :kept, :recorded, CAST(:ended AS timestamp))"
+    recorded, ended = (0, "-infinity") if since is None else (since.recorded, since.ended)
+    return [row["path"] for row in _rows(store, query, study=study_id, weights=weights, state=state, kept=kept, recorded=recorded, ended=ended)]
 
 
 def _rows(store: Store, query: str, **given: Any) -> list[Mapping[str, Any]]:

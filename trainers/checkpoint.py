@@ -42,21 +42,42 @@ def save(path: Path, subset: Subset, candidate: Candidate, base_hash: str, preci
 
 
 def write_whole(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str]) -> None:
-    """Write contiguous tensors as safetensors; the file appears whole or not at all. Raises OSError if the disk is full."""
+    """Write contiguous tensors as safetensors; the file appears whole or not at all, and is on the disk, whatever becomes of the machine. Raises OSError if the
+    disk is full."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make(path.parent)
     unfinished = path.with_name(f"{path.name}.{uuid4().hex}{UNFINISHED}")  # two that write the same, one after a long sleep, must not share a file
     try:
         save_file(tensors, unfinished, metadata=header)
-        with unfinished.open("rb") as stream:
-            os.fsync(stream.fileno())
+        sync(unfinished)
         os.replace(unfinished, path)
+        sync(path.parent)
     except SafetensorError as error:
         raise system_error(error, path) from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def make(folder: Path) -> None:
+    """Make a folder, and those that it is in, so that it is on the disk."""
+    new = [each for each in (folder, *folder.parents) if not each.is_dir()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in new:
+        sync(each.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk: a name that is not is gone after a power cut, though the database knows of the file."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():  # a file system that keeps names at once, or on another machine
+            raise
+    finally:
+        os.close(handle)
 
 
 def system_error(error: Exception, path: Path) -> OSError:

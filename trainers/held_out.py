@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from trainers.denoising import losses
+from trainers.errors import TrainingDiverged
 from trainers.plan import Examples
 from trainers.training import Evaluation
 
@@ -16,13 +18,17 @@ Report = Callable[[int, float, float], None]
 
 
 class Curve:
-    """The points so far, (mean loss of train, mean loss of twin) by step; kept with a training's state."""
+    """The points so far, (mean loss of train, mean loss of twin) by step; kept with a training's state. learning_rate: of the training."""
 
-    def __init__(self, report: Report = lambda step, train, twin: None):
+    def __init__(self, learning_rate: float, report: Report = lambda step, train, twin: None):
         self.points: dict[int, tuple[float, float]] = {}
-        self.report = report
+        self.learning_rate, self.report = learning_rate, report
 
     def add(self, step: int, train: float, twin: float) -> None:
+        """Raises TrainingDiverged, and adds nothing, for a loss that is not finite: it is measured after a step of which the next one's own loss would tell."""
+        for loss in (train, twin):
+            if not math.isfinite(loss):
+                raise TrainingDiverged(step, loss, self.learning_rate)
         self.points[step] = train, twin
         self.report(step, train, twin)
 

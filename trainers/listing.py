@@ -88,8 +88,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Names with commas between them."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
+    """Names with commas between them, none of them empty."""
+    found = tuple(name.strip() for name in text.split(","))
+    if not all(found):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty name, name one or leave it out")
+    return found
 
 
 def rank_of(text: str) -> int:

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import torch
 
-from trainers.checkpoint import write_whole
+from trainers.checkpoint import UNFINISHED, make, sync, write_whole
 from trainers.errors import BadModel
 from trainers.methods import Subset
 from trainers.plan import Plan
@@ -148,16 +148,18 @@ class Checkpoints:
         """Give the state that is kept a second file, to be kept or to be gone on from by another training; it appears whole or not at all, in the
         place of what was there. On one file system it costs neither time nor space: a state's file is only ever replaced,
         never written into, so that the two may share their bytes. Raises OSError: FileNotFoundError if no state is kept, or if the disk is full."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.{uuid4().hex}.unfinished")
+        make(path.parent)
+        unfinished = path.with_name(f"{path.name}.{uuid4().hex}{UNFINISHED}")
         try:
             try:
                 os.link(self.path, unfinished)
             except FileNotFoundError:
                 raise
             except OSError:  # another file system, or one without links
-                copy_synced(self.path, unfinished)
+                shutil.copyfile(self.path, unfinished)
+                sync(unfinished)
             os.replace(unfinished, path)
+            sync(path.parent)
         finally:
             unfinished.unlink(missing_ok=True)  # also where both were one file already: replacing does nothing then
 
@@ -278,9 +280,3 @@ def header_of(path: Path, file: Any) -> dict[str, Any]:
     if sha256(header["training"]) != header["sha256"]:
         raise ValueError("its header's checksum does not fit")
     return found
-
-
-def copy_synced(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
-    with target.open("rb") as stream:
-        os.fsync(stream.fileno())

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
-from hpo.errors import SearchError
+from hpo.errors import BadSetting, SearchError
 from storage.errors import StorageError
 
 if TYPE_CHECKING:
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 Watch = Callable[[], None]
 GRAIN = 10_000  # Ray counts ten-thousandths of a CPU or GPU
 STOP_SECONDS = 20.0  # for workers to give their trials back
+GIB = 1 << 30
+WORKER_GIB = 1.5  # of memory that a worker with the miniature may take
+LEAST_GIB = 0.5  # that it takes at least: two, launch and the database took 1.3 together (docs/speed.md)
+MOST_A_CORE = 16  # workers: more would only wait for one another
 MOST_DEATHS = 3  # of workers beyond one of each, while no trial gets to a rung: more would be a loop
 
 
@@ -78,14 +82,34 @@ def places_on(gpus: float, share: float) -> int:
 
 
 def fitting_share(gpus: int, trials: int) -> float:
-    """The largest --gpus-per-trial with which so many trials fit on so many GPUs."""
+    """The largest --gpus-per-trial with which so many trials fit on so many GPUs; 0 where none does, since a share is at least one GRAINth."""
     return int(GRAIN / -(-trials // gpus)) / GRAIN
+
+
+def most_workers() -> int:
+    """How many workers this machine can hold at all, on whatever device: each is a process with libraries and a base model."""
+    return max(min(int(memory_gib() / LEAST_GIB), MOST_A_CORE * cores()), 1)
+
+
+def check_fits(workers: int | None) -> None:
+    """BadSetting for more workers than this machine can hold."""
+    if workers is not None and workers > most_workers():
+        raise BadSetting(f"--workers {workers}: this machine holds at most {most_workers()}, each takes {LEAST_GIB} GiB or more of its {memory_gib():.1f} GiB of memory, and more "
+                         f"than {MOST_A_CORE} on each of its {cores()} cores would only wait for one another; take at most {most_workers()}, or leave the flag out")
 
 
 def threads_for(workers: int) -> int:
     """CPU threads of each of so many workers: OMP_NUM_THREADS if that is set, else an equal share of the cores."""
     told = os.environ.get("OMP_NUM_THREADS", "")
     return max(int(told) if told.isdecimal() else cores() // workers, 1)
+
+
+def memory_gib() -> float:
+    """GiB of memory of this machine; where it does not say, as much as a worker a core needs."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    except (ValueError, OSError, AttributeError):  # Windows has no sysconf
+        return cores() * WORKER_GIB
 
 
 def cores() -> int:

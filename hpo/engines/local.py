@@ -16,7 +16,7 @@ from pathlib import Path
 from hpo import home
 from hpo.command import USAGE
 from hpo.ending import Ended
-from hpo.engines.base import STOP_SECONDS, Deaths, Engine, Watch, cores, fitting_share, threads_for
+from hpo.engines.base import STOP_SECONDS, WORKER_GIB, Deaths, Engine, Watch, check_fits, cores, fitting_share, memory_gib, most_workers, threads_for
 from hpo.errors import BadSetting, SearchError
 from hpo.settings import Settings
 from hpo.study import Search
@@ -26,8 +26,6 @@ from storage.retrying import PATIENCE_SECONDS, retrying
 
 log = logging.getLogger(__name__)
 
-GIB = 1 << 30
-WORKER_GIB = 1.5  # of memory that a worker with the miniature may take
 LOOK_SECONDS = 0.1  # between looks at the processes
 WATCH_SECONDS = 1.0  # between looks at the study for the display
 
@@ -79,23 +77,24 @@ def default_workers(devices: list[str]) -> int:
     """One a GPU; without any, one a CPU core, as memory allows: measured to give the most trials an hour (docs/speed.md)."""
     if devices:
         return len(devices)
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    except (ValueError, OSError):
-        memory = cores() * WORKER_GIB
-    return max(min(cores(), int(memory / WORKER_GIB)), 1)
+    return max(min(cores(), int(memory_gib() / WORKER_GIB)), 1)
+
+
+def shared(settings: Settings, devices: list[str]) -> str:
+    """The words that say how so many workers as were asked for share the GPUs, empty where they cannot: Ray takes no one GPU by its number."""
+    share = fitting_share(len(devices), settings.workers) if settings.device in ("auto", "cuda") and settings.workers <= most_workers() else 0
+    return f"share them out with --engine ray --gpus-per-trial {share:g}, or " if share else ""
 
 
 class Local(Engine):
     name = "local"
 
     def check(self, settings: Settings) -> None:
-        devices = gpus(settings.device)
-        if devices and settings.workers is not None and settings.workers > len(devices):
-            shared = (f"share them out with --engine ray --gpus-per-trial {fitting_share(len(devices), settings.workers):g}, or "
-                      if devices[0].startswith("cuda") else "")
-            raise BadSetting(f"--workers {settings.workers}: there {'is 1 GPU' if len(devices) == 1 else f'are {len(devices)} GPUs'}, and each worker of the local "
-                             f"engine takes a whole one; {shared}take at most {len(devices)}")
+        devices, workers = gpus(settings.device), settings.workers
+        if devices and workers is not None and workers > len(devices):
+            raise BadSetting(f"--workers {workers}: there {'is 1 GPU' if len(devices) == 1 else f'are {len(devices)} GPUs'}, and each worker of the local engine takes a "
+                             f"whole one; {shared(settings, devices)}take at most {min(len(devices), most_workers())}")
+        check_fits(workers)
 
     def places(self, settings: Settings) -> int:
         return settings.workers or min(default_workers(gpus(settings.device)), settings.trials)

@@ -21,7 +21,7 @@ import psutil
 
 from hpo import home
 from hpo.ending import Ended
-from hpo.engines.base import GRAIN, STOP_SECONDS, Deaths, Engine, Watch, cores, fitting_share, places_on, threads_for
+from hpo.engines.base import GRAIN, STOP_SECONDS, Deaths, Engine, Watch, check_fits, cores, fitting_share, most_workers, places_on, threads_for
 from hpo.engines.local import default_workers, gpus
 from hpo.engines.ray_actors import Bell, StudyTrial
 from hpo.errors import BadSetting, SearchError
@@ -68,17 +68,17 @@ def shares_of(settings: Settings, available: dict[str, float], is_cluster: bool)
         kind = "cuda" if gpu_count else "cpu"
     share = 0.0 if kind == "cpu" else settings.gpus_per_trial
     if share > gpu_count:
-        raise BadSetting(f"--gpus-per-trial {share:g}: Ray has {gpu_count:g} GPUs here, so no trial could ever start; lower it, or take --device cpu")
-    places = places_on(gpu_count, share) if share else 0
+        raise BadSetting(f"--gpus-per-trial {share:g}: Ray has {gpu_count:g} GPUs here, so no trial could ever start; {'lower it, or ' * bool(gpu_count)}take --device cpu")
+    places, held = places_on(gpu_count, share) if share else 0, math.inf if is_cluster else most_workers()
     if share and settings.workers is not None and settings.workers > places:
-        fits = fitting_share(int(gpu_count), settings.workers)
+        fits = fitting_share(int(gpu_count), settings.workers) if settings.workers <= held else 0
         raise BadSetting(f"--workers {settings.workers} --gpus-per-trial {share:g}: only {places} fit on {gpu_count:g} GPUs; "
-                         f"lower --gpus-per-trial to {fits:g}, or take at most {places} workers")
+                         f"{f'lower --gpus-per-trial to {fits:g}, or ' * bool(fits)}take at most {min(places, held)} workers")
     if cpu_count <= 0:
         raise BadSetting("--engine ray: Ray has no CPU here, so no trial could ever start; add a machine with CPUs to the cluster")
     if not share:
         places = int(cpu_count) if is_cluster else default_workers([])
-    most = settings.workers or min(max(places, 1), settings.trials)
+    most = settings.workers or min(max(places, 1), settings.trials, held)
     if is_cluster:  # whose machines may be of different sizes
         return Shares(most, min(1.0, cpu_count), share, 1, kind)
     each = cpu_count / most  # Ray takes whole CPUs, or fractions of one; rounded up, the last trial would never fit
@@ -202,10 +202,11 @@ class Ray(Engine):
             check_reachable_store(settings)
         else:
             shares_of(settings, {"CPU": float(cores()), "GPU": float(len(gpus(settings.device)))}, is_cluster=False)
+            check_fits(settings.workers)
 
     def places(self, settings: Settings) -> int:
         devices = gpus(settings.device)
-        return settings.workers or min(places_on(len(devices), settings.gpus_per_trial) if devices else default_workers([]), settings.trials)
+        return settings.workers or min(places_on(len(devices), settings.gpus_per_trial) if devices else default_workers([]), settings.trials, most_workers())
 
     def run(self, search: Search, url: str, watch: Watch) -> Ended:
         import ray

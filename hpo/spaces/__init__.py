@@ -1,5 +1,6 @@
 """The table of search spaces: adding one is a file and a line here. Users' own are files that --space names."""
 
+from hpo.command import items
 from hpo.errors import BadSetting
 from hpo.spaces.base import BadProposal, Bounds, Space
 from hpo.spaces.default import Default
@@ -25,13 +26,11 @@ def named(name: str) -> Space:
 
 
 def methods(given: str) -> tuple[str, ...]:
-    """The names of --methods. Raises BadSetting for one that is unknown, or if there is none."""
-    names = tuple(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+    """The names of --methods. Raises BadSetting for one that is unknown or empty."""
+    names = tuple(dict.fromkeys(items("--methods", given)))
     for name in names:
         if name not in METHODS:
             raise BadSetting(f"--methods {name!r} is unknown: take {nearest(name, METHODS)}")
-    if not names:
-        raise BadSetting(f"--methods {given!r}: it names no method, take some of {', '.join(METHODS)}")
     return names
 
 

@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hpo.errors import BadSetting
+from hpo.settings import LARGEST
 from hpo.spaces.base import ROOTS, SHORT, Bounds, Space, Trained, is_region
 from hpo.spaces.choices import Choices, Offer
 from hpo.spaces.default import scaled
@@ -69,7 +69,7 @@ class File(Space):
             return tomllib.loads(Path(self.given).read_text(encoding="utf-8"))
         except OSError as error:
             raise self.refusal(f"it cannot be read ({error.strerror}), give a TOML file") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # also of a number with thousands of digits, and of brackets in brackets without end
             raise self.refusal(f"it is not TOML ({error}), mend that line") from error
 
     def known(self, table: Mapping[str, Any], keys: Iterable[str], inside_of: str) -> None:
@@ -111,7 +111,7 @@ class File(Space):
     def mitigation(self, name: str, table: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
         numbers, inside_of = MITIGATIONS[name].strengths, f"mitigations.{name}."
         self.known(table, numbers, inside_of)
-        found = {number: self.get(table, number, inside_of, list_of(is_number, "finite numbers")) or usual for number, usual in numbers.items()}
+        found = {number: self.get(table, number, inside_of, list_of(is_number, f"numbers up to {LARGEST}")) or usual for number, usual in numbers.items()}
         for number, values in found.items():
             for value in values:
                 try:
@@ -159,11 +159,11 @@ class File(Space):
 # Parsers of one value: they give it as a space has it, or raise ValueError with the rule and the way out.
 
 def is_count(value: Any) -> bool:
-    return type(value) is int and value >= 1
+    return type(value) is int and 1 <= value <= LARGEST
 
 
 def is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= LARGEST
 
 
 def a_truth(value: Any) -> bool:
@@ -197,5 +197,5 @@ def choices_of(what: str, holds: Callable[[str], bool], known: Iterable[str]) ->
 
 def a_range(value: Any) -> tuple[float, float]:
     if not isinstance(value, list) or len(value) != 2 or not all(map(is_number, value)) or not 0 < value[0] <= value[1]:
-        raise ValueError("it must be the lowest and the highest rate, both above 0, write [1e-4, 1e-2]")
+        raise ValueError(f"it must be the lowest and the highest rate, both above 0 and at most {LARGEST}, write [1e-4, 1e-2]")
     return float(value[0]), float(value[1])

@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import inspect
 import json
-import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,9 +17,10 @@ from typing import Any
 import optuna
 
 from hpo.errors import BadSetting
+from hpo.settings import LARGEST
 from hpo.spaces.base import ROOTS, SHORT, BadProposal, Bounds, Space, Trained, is_region
 from trainers import mitigations
-from trainers.candidate import Candidate, Part, rounded
+from trainers.candidate import Applied, Candidate, Part, rounded
 from trainers.errors import BadSelection, nearest
 from trainers.methods import method
 from trainers.units import REGIONS
@@ -81,13 +81,15 @@ def vetted(given: Any, bounds: Bounds) -> Candidate:
         raise BadSelection(f"{shown(given)} is no candidate, return a trainers.candidate.Candidate")
     try:
         candidate = Candidate.from_json(json.loads(json.dumps(given.to_json())))
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
+    except (TypeError, ValueError, AttributeError, KeyError, RecursionError) as error:
         raise BadSelection(f"{shown(given)} is not of a candidate's types ({said_of(error)}), build it with Candidate.of") from error
-    known = method(candidate.method)
+    known = method(named("method", candidate.method))
     if not candidate.parts:
         raise BadSelection(f"{shown(given)} has no part: name one with regions and kinds")
     for part in (*given.parts, *given.frozen):
         check_part(part)
+    for applied in candidate.mitigations:
+        check_applied(applied)
     if known.ranks and not all(type(part.rank) is int and part.rank > 0 for part in candidate.parts):
         raise BadSelection(f"{shown(given)} has no rank: {known.title} needs one in each part, such as {known.ranks[0]}")
     if type(candidate.steps) is not int or not 1 <= candidate.steps <= bounds.steps[-1]:
@@ -102,6 +104,20 @@ def vetted(given: Any, bounds: Bounds) -> Candidate:
     return candidate
 
 
+def named(what: str, name: Any) -> str:
+    if not isinstance(name, str):
+        raise BadSelection(f"{what}={shown(name)}: give a name in quotes")
+    return name
+
+
+def check_applied(applied: Applied) -> None:
+    """Raises BadSelection for what is no mitigation's name, or no number of any; `mitigations.check` knows the others."""
+    named("mitigation", applied.mitigation)
+    for name, value in applied.strength:
+        if not is_number(value):
+            raise BadSelection(f"mitigation {applied.mitigation}: {name}={shown(value)}: give a number")
+
+
 def check_part(part: Part) -> None:
     """Raises BadSelection for what is no part of any U-Net."""
     for name, values in (("regions", part.regions), ("kinds", part.kinds)):
@@ -110,14 +126,20 @@ def check_part(part: Part) -> None:
     for region in part.regions:
         if not is_region(region):
             raise BadSelection(f"region {shown(region)} is unknown: take {nearest(region, (*REGIONS, *ROOTS))}")
-    if part.alpha is not None and (isinstance(part.alpha, bool) or not isinstance(part.alpha, (int, float)) or not 0 < part.alpha < math.inf):
+    if part.rank is not None and (type(part.rank) is not int or not 0 < part.rank <= LARGEST):
+        raise BadSelection(f"rank={shown(part.rank)}: give a whole number from 1 on, or leave it out")
+    if part.alpha is not None and not (is_number(part.alpha) and part.alpha > 0):
         raise BadSelection(f"alpha={shown(part.alpha)}: give a number above 0, or leave it out")
 
 
 def rate_of(name: str, rate: Any) -> float:
-    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < math.inf:
+    if not (is_number(rate) and rate > 0):
         raise BadSelection(f"{name}={shown(rate)}: give a number above 0")
     return rounded(rate)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def from_file(spec: str, file: Path) -> ModuleType:
@@ -175,5 +197,8 @@ def said_of(error: BaseException) -> str:
 
 
 def shown(value: Any) -> str:
-    text = " ".join(repr(value).split())
+    try:
+        text = " ".join(repr(value).split())
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets in brackets
+        text = f"{type(value).__name__} ({error})"
     return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "…"

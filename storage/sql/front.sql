@@ -36,56 +36,61 @@ $$
         FROM peft_pareto.studies s JOIN peft_pareto.yardsticks y ON y.study_id = s.study_id WHERE s.study_id = study
 $$;
 
--- Points no other dominates, for one or two objectives: with points in the order of the first, one is dominated by a
--- point before it that is no worse in the second, or by one beside it that is better there. Equal points all stay.
-CREATE OR REPLACE FUNCTION peft_pareto.front_of_two(study integer, joint boolean, signs integer[]) RETURNS SETOF text
-    LANGUAGE sql STABLE ROWS 100 AS
+-- Of before.
+DROP FUNCTION IF EXISTS peft_pareto.is_on_front(integer), peft_pareto.front_of_two(integer, boolean, integer[]),
+    peft_pareto.front_of_many(integer, integer[]);
+
+-- Which points that are not outdone one with so many runs dominates, for one or two objectives: with points in the order of the
+-- first, one is dominated by a point before it that is no worse in the second, or by one beside it that is better there. Equal
+-- points do not dominate each other.
+CREATE OR REPLACE FUNCTION peft_pareto.compared_in_two(study integer, least_runs integer, joint boolean, signs integer[])
+    RETURNS TABLE (hash text, dominated boolean) LANGUAGE sql STABLE ROWS 100 AS
 $$
     WITH means AS MATERIALIZED (
-        SELECT r.hash, avg(r.values[1]) AS first, avg(r.values[2]) AS second
-            FROM peft_pareto.rungs r WHERE r.study_id = study AND NOT r.again GROUP BY r.hash HAVING bool_and(r.feasible)
+        SELECT p.hash, p.runs >= least_runs AS dominates, p.values[1] AS first, p.values[2] AS second
+            FROM peft_pareto.points p WHERE p.study_id = study AND p.outdone IS NULL
     ), points AS (
-        SELECT m.hash, -peft_pareto.joint_reward(m.first, m.second, s.reward_weight, s.q_base, s.q_real, s.m_base, y.m_yard,
-                                                 y.q_sign, y.m_sign) AS first, 0 AS second
+        SELECT m.hash, m.dominates, -peft_pareto.joint_reward(m.first, m.second, s.reward_weight, s.q_base, s.q_real, s.m_base, y.m_yard,
+                                                              y.q_sign, y.m_sign) AS first, 0 AS second
             FROM means m CROSS JOIN peft_pareto.studies s JOIN peft_pareto.yardsticks y ON y.study_id = s.study_id
             WHERE joint AND s.study_id = study
         UNION ALL
-        SELECT hash, signs[1] * first, coalesce(signs[2] * second, 0) FROM means WHERE NOT joint
+        SELECT m.hash, m.dominates, signs[1] * m.first, coalesce(signs[2] * m.second, 0) FROM means m WHERE NOT joint
     ), neighbours AS (
-        SELECT hash, second, min(second) OVER (PARTITION BY first) AS beside,
-               min(second) OVER (ORDER BY first GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
-            FROM points WHERE first IS NOT NULL
+        SELECT n.hash, n.second, min(n.second) FILTER (WHERE n.dominates) OVER (PARTITION BY n.first) AS beside,
+               min(n.second) FILTER (WHERE n.dominates) OVER (ORDER BY n.first GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before
+            FROM points n WHERE n.first IS NOT NULL
     )
-    SELECT hash FROM neighbours WHERE second = beside AND (before IS NULL OR second < before)
+    SELECT n.hash, coalesce(n.second > n.beside, false) OR coalesce(n.second >= n.before, false) FROM neighbours n
 $$;
 
 -- The same for more. Each value is replaced by its rank in its objective (1 = best, ties alike), which keeps dominance; who
 -- dominates has a smaller sum of ranks, and points with a small sum dominate most, so that looking in this order ends early
 -- for nearly every point.
-CREATE OR REPLACE FUNCTION peft_pareto.front_of_many(study integer, signs integer[]) RETURNS SETOF text
-    LANGUAGE sql STABLE ROWS 100 AS
+CREATE OR REPLACE FUNCTION peft_pareto.compared_in_many(study integer, least_runs integer, signs integer[])
+    RETURNS TABLE (hash text, dominated boolean) LANGUAGE sql STABLE ROWS 100 AS
 $$
     WITH ranked AS (
-        SELECT r.hash, o.place AS objective,
-               rank() OVER (PARTITION BY o.place ORDER BY signs[o.place] * avg(o.value))::integer AS place
-            FROM peft_pareto.rungs r CROSS JOIN LATERAL unnest(r.values) WITH ORDINALITY AS o (value, place)
-            WHERE r.study_id = study AND NOT r.again GROUP BY r.hash, o.place HAVING bool_and(r.feasible)
+        SELECT p.hash, p.runs >= least_runs AS dominates, o.place AS objective,
+               rank() OVER (PARTITION BY o.place ORDER BY signs[o.place] * o.value)::integer AS place
+            FROM peft_pareto.points p CROSS JOIN LATERAL unnest(p.values) WITH ORDINALITY AS o (value, place)
+            WHERE p.study_id = study AND p.outdone IS NULL
     ), points AS MATERIALIZED (
-        SELECT hash, sum(place) AS total, array_agg(place ORDER BY objective) AS places,
-               min(place) FILTER (WHERE objective = 1) AS first, min(place) FILTER (WHERE objective = 2) AS second,
-               min(place) FILTER (WHERE objective = 3) AS third
-            FROM ranked GROUP BY hash ORDER BY total
+        SELECT r.hash, r.dominates, sum(r.place) AS total, array_agg(r.place ORDER BY r.objective) AS places,
+               min(r.place) FILTER (WHERE r.objective = 1) AS first, min(r.place) FILTER (WHERE r.objective = 2) AS second,
+               min(r.place) FILTER (WHERE r.objective = 3) AS third
+            FROM ranked r GROUP BY r.hash, r.dominates ORDER BY total
     )
-    SELECT p.hash FROM points p WHERE NOT EXISTS (
-        SELECT FROM points o WHERE o.total < p.total AND o.first <= p.first AND o.second <= p.second AND o.third <= p.third
+    SELECT p.hash, EXISTS (
+        SELECT FROM points o WHERE o.dominates AND o.total < p.total AND o.first <= p.first AND o.second <= p.second AND o.third <= p.third
             AND (cardinality(p.places) <= 3
-                 OR NOT EXISTS (SELECT FROM unnest(o.places, p.places) AS pair (theirs, own) WHERE theirs > own)))
+                 OR NOT EXISTS (SELECT FROM unnest(o.places, p.places) AS pair (theirs, own) WHERE theirs > own))) FROM points p
 $$;
 
--- Hashes of the study's points that no other dominates. Infeasible points are left out; rungs of trials in any state are in,
--- since an evaluated rung stands whatever becomes of its trial. A joint_reward study has one objective, the reward of the
--- mean q and m, and nothing on its front until its yardstick is finished. Locks nothing.
-CREATE OR REPLACE FUNCTION peft_pareto.front_of(study integer) RETURNS SETOF text LANGUAGE plpgsql STABLE ROWS 100 AS
+-- The study's points that are not outdone, each with whether one that has so many runs dominates it. A joint_reward study has one
+-- objective, the reward of the mean q and m, and no rows until its yardstick is finished. Locks nothing.
+CREATE OR REPLACE FUNCTION peft_pareto.compared(study integer, least_runs integer) RETURNS TABLE (hash text, dominated boolean)
+    LANGUAGE plpgsql STABLE ROWS 100 AS
 $$
 DECLARE
     joint boolean;
@@ -96,9 +101,59 @@ BEGIN
         FROM peft_pareto.studies s JOIN optuna.study_directions d ON d.study_id = s.study_id
         WHERE s.study_id = study GROUP BY s.study_id;
     IF joint OR cardinality(signs) <= 2 THEN
-        RETURN QUERY SELECT * FROM peft_pareto.front_of_two(study, joint, signs);
+        RETURN QUERY SELECT * FROM peft_pareto.compared_in_two(study, least_runs, joint, signs);
     ELSE
-        RETURN QUERY SELECT * FROM peft_pareto.front_of_many(study, signs);
+        RETURN QUERY SELECT * FROM peft_pareto.compared_in_many(study, least_runs, signs);
     END IF;
 END
 $$;
+
+-- Hashes of the study's points that no other dominates. Infeasible points are left out; rungs of trials in any state are in,
+-- since an evaluated rung stands whatever becomes of its trial. Locks nothing.
+CREATE OR REPLACE FUNCTION peft_pareto.front_of(study integer) RETURNS SETOF text LANGUAGE sql STABLE ROWS 100 AS
+$$ SELECT c.hash FROM peft_pareto.compared(study, 1) c WHERE NOT c.dominated $$;
+
+-- After so many runs a point's mean is final.
+CREATE OR REPLACE FUNCTION peft_pareto.repeats(study integer) RETURNS integer LANGUAGE sql STABLE AS
+$$ SELECT coalesce((s.settings #>> '{binding,repeats}')::integer, 1) FROM peft_pareto.studies s WHERE s.study_id = study $$;
+
+-- A study's points as its rungs say, all (NULL) or one, and which are outdone: those that are infeasible, or dominated by one
+-- of which the mean is final, since it has all runs of --repeats. Neither ever ends, so that a front is looked for among few,
+-- however many trials there are. The caller has locked the study's row.
+CREATE OR REPLACE FUNCTION peft_pareto.learn_points(study integer, point text) RETURNS void LANGUAGE plpgsql AS
+$$
+DECLARE
+    newest bigint := max(r.recorded) FROM peft_pareto.rungs r WHERE r.study_id = study;
+BEGIN
+    INSERT INTO peft_pareto.points (study_id, hash, runs, values, outdone)
+        SELECT study, m.hash, min(m.runs), array_agg(m.mean ORDER BY m.place), CASE WHEN NOT bool_and(m.feasible) THEN newest END
+            FROM (SELECT r.hash, o.place, count(*) AS runs, avg(o.value) AS mean, bool_and(r.feasible) AS feasible
+                      FROM peft_pareto.rungs r CROSS JOIN LATERAL unnest(r.values) WITH ORDINALITY AS o (value, place)
+                      WHERE r.study_id = study AND (point IS NULL OR r.hash = point) AND NOT r.again GROUP BY r.hash, o.place) AS m
+            GROUP BY m.hash
+        ON CONFLICT (study_id, hash) DO UPDATE SET runs = excluded.runs, values = excluded.values, outdone = excluded.outdone;
+    UPDATE peft_pareto.points p SET outdone = newest
+        FROM peft_pareto.compared(study, peft_pareto.repeats(study)) c WHERE c.dominated AND p.study_id = study AND p.hash = c.hash;
+END
+$$;
+
+-- Follows a rung that is written. Where it changes a mean that was final (another value for a rung, more runs than --repeats says),
+-- all of the study's points are taken anew: that one may have dominated others for good.
+CREATE OR REPLACE FUNCTION peft_pareto.follow_rung() RETURNS trigger LANGUAGE plpgsql AS
+$$
+DECLARE
+    was_final boolean;
+BEGIN
+    IF TG_OP = 'UPDATE' AND (OLD.hash, OLD.values, OLD.feasible) IS NOT DISTINCT FROM (NEW.hash, NEW.values, NEW.feasible) THEN
+        RETURN NULL;
+    END IF;
+    was_final := TG_OP = 'UPDATE' OR NOT NEW.again AND EXISTS (
+        SELECT FROM peft_pareto.points p
+            WHERE p.study_id = NEW.study_id AND p.hash = NEW.hash AND p.runs >= peft_pareto.repeats(NEW.study_id));
+    PERFORM peft_pareto.learn_points(NEW.study_id, CASE WHEN NOT was_final THEN NEW.hash END);
+    RETURN NULL;
+END
+$$;
+
+CREATE OR REPLACE TRIGGER follow AFTER INSERT OR UPDATE ON peft_pareto.rungs
+    FOR EACH ROW EXECUTE FUNCTION peft_pareto.follow_rung();

@@ -34,27 +34,37 @@ $$
         WHERE r.study_id = study AND r.recorded <= until AND NOT r.again ORDER BY r.recorded
 $$;
 
--- Is the trial's rung at any steps on its study's front?
-CREATE OR REPLACE FUNCTION peft_pareto.is_on_front(trial integer) RETURNS boolean LANGUAGE sql STABLE AS
+-- Is the trial's rung at any steps on its study's front, or may it come to be?
+CREATE OR REPLACE FUNCTION peft_pareto.is_contender(trial integer) RETURNS boolean LANGUAGE sql STABLE AS
 $$
-    SELECT EXISTS (SELECT FROM peft_pareto.rungs r WHERE r.trial_id = trial
-                   AND r.hash IN (SELECT hash FROM peft_pareto.front_of(r.study_id) AS f (hash)))
+    SELECT EXISTS (SELECT FROM peft_pareto.rungs r JOIN peft_pareto.points p ON p.study_id = r.study_id AND p.hash = r.hash
+                   WHERE r.trial_id = trial AND p.outdone IS NULL)
 $$;
 
--- Notes of files that need not stay. A rung's tensors (their name holds its hash) stay while its trial runs and has not
--- evaluated it, and while it is on the front; a training's state stays while its trial runs or has a rung on the front.
--- With everything: both stay for whatever was evaluated.
-CREATE OR REPLACE FUNCTION peft_pareto.droppable(study integer, weights_kind text, state_kind text, everything boolean)
+DROP FUNCTION IF EXISTS peft_pareto.droppable(integer, text, text, boolean);  -- of before
+
+-- Notes of files that need not stay, of trials that ended after, or of which a point was outdone at, or after, what is given. A
+-- rung's tensors (their name holds its hash) stay while its trial runs and has not evaluated it, and while it may be on the front;
+-- a training's state stays while its trial runs or has such a rung. kept: as --keep, where all keeps both for whatever was
+-- evaluated, and none no states.
+CREATE OR REPLACE FUNCTION peft_pareto.droppable(
+    study integer, weights_kind text, state_kind text, kept text, since bigint, ended_since timestamp)
     RETURNS TABLE (path text) LANGUAGE sql STABLE AS
 $$
-    WITH front AS MATERIALIZED (SELECT hash FROM peft_pareto.front_of(study) AS f (hash)),
-    noted AS (
-        SELECT a.path, a.kind, a.trial_id, t.state::text IN ('RUNNING', 'WAITING') AS live, r.hash,
-               r.hash IS NOT NULL AND (everything OR r.hash IN (SELECT hash FROM front)) AS stays
-            FROM peft_pareto.artifacts a
+    WITH changed AS MATERIALIZED (
+        SELECT t.trial_id FROM optuna.trials t WHERE t.study_id = study AND t.datetime_complete >= ended_since
+        UNION
+        SELECT r.trial_id FROM peft_pareto.points p JOIN peft_pareto.rungs r ON r.study_id = p.study_id AND r.hash = p.hash
+            WHERE p.study_id = study AND p.outdone >= since
+    ), noted AS (
+        SELECT a.path, a.kind, t.state::text IN ('RUNNING', 'WAITING') AS live, r.hash,
+               r.hash IS NOT NULL AND (kept = 'all' OR p.outdone IS NULL AND (kept = 'front' OR a.kind = weights_kind)) AS stays
+            FROM changed
+            JOIN peft_pareto.artifacts a ON a.trial_id = changed.trial_id
             JOIN optuna.trials t ON t.trial_id = a.trial_id
             LEFT JOIN peft_pareto.rungs r ON r.trial_id = a.trial_id AND (a.kind = state_kind OR a.path LIKE '%-' || r.hash || '.%')
-            WHERE t.study_id = study AND a.kind IN (weights_kind, state_kind))
+            LEFT JOIN peft_pareto.points p ON p.study_id = study AND p.hash = r.hash
+            WHERE a.kind IN (weights_kind, state_kind))
     SELECT n.path FROM noted n GROUP BY n.path
         HAVING NOT bool_or(n.stays) AND NOT bool_or(n.live AND (n.kind = state_kind OR n.hash IS NULL))
 $$;

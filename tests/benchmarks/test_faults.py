@@ -18,11 +18,11 @@ import psycopg2
 import pytest
 
 from benchmarks import faults_counts, faults_left
-from benchmarks.faults import HEADER, report, suffer
+from benchmarks.faults import HEADER, failed, report, suffer
 from benchmarks.faults_plans import compiled_clock
 from benchmarks.faults_proxy import Proxy
 from benchmarks.faults_study import Load, Place
-from hpo import keeping
+from hpo import keeping, notes
 from metrics.scores import SCORES
 from storage import embedded, results
 
@@ -92,6 +92,24 @@ def test_counts_say_what_is_wrong() -> None:
     assert good.wrong == []
     for change in ({"finished": 6}, {"running": 1}, {"lost": 1}, {"doubled": 1}, {"different": 1}, {"compared": 0}, {"points": 0}, {"bare": 1}):
         assert len(replace(good, **change).wrong) == 1, change
+
+
+def test_failed_trials_have_their_reasons() -> None:
+    good = faults_counts.Counts(asked=5, finished=5, running=0, failed=0, lost=0, doubled=0, compared=2, different=0, points=3, bare=0, reasons=())
+    assert failed(good) == "0"
+    assert failed(replace(good, failed=3, reasons=("a | b", "c", "a | b"))) == "3 (2 × a   b; 1 × c)"
+
+
+def test_a_picture_that_no_trial_notes_is_found(study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(embedded.HOME_VARIABLE, str(tmp_path))
+    study.register(4, {"model": "m", "encoder": "e", "data": "d"})
+    notes.write(study, finished_study.ask(study), finished_study.result(1.0, 1.0))
+    (picture,) = notes.artifact_folder().iterdir()
+    assert faults_counts.pictures(study) == {picture.name}
+    assert faults_left.stray_pictures(notes.artifact_folder(), {picture.name}) == []
+    half = picture.with_name(picture.name + notes.UNFINISHED)
+    half.touch()
+    assert faults_left.stray_pictures(notes.artifact_folder(), {picture.name}) == [half.name]
 
 
 def test_scores_agree_only_if_all_do() -> None:

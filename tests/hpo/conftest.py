@@ -83,11 +83,11 @@ def opened(url) -> Iterator[Callable[[], Store]]:
 @pytest.fixture
 def searching(opened) -> Callable[..., Search]:
     """Makes registered studies whose trials are asked and told without any training: `searching(trials=5, space="reference")`."""
-    def make(settings: Settings | None = None, **changes) -> Search:
+    def make(settings: Settings | None = None, identity: dict = IDENTITY, **changes) -> Search:
         usual = Settings(study=f"test-{uuid.uuid4().hex[:10]}", trials=5, steps=40, rungs=3, stop_confidence=0.9)
         chosen = replace(settings or usual, **changes)
         search = Search(opened(), chosen)
-        search.register(chosen.trials, IDENTITY)
+        search.register(chosen.trials, identity)
         results.record_references(search.store, search.id, q_base=5.0, q_real=0.0, m_base=0.0, scores={"fd": (5.0, 4.9, 5.1), "copy_excess": (0, 0, 0)})
         return search
 

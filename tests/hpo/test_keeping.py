@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 from finished_study import scores
 
+from benchmarks.faults_counts import front_hashes
 from hpo import keeping
 from hpo.agenda import Entry
 from hpo.settings import Settings
 from hpo.spaces.reference import reference_candidate
 from hpo.study import Asked, Search
+from metrics.estimate import Estimate
+from metrics.scores import Scores
 from storage import results, trials
+from trainers.checkpoint import UNFINISHED
 
 # What trials come to at their rungs of 20 and 40 steps: the first is dominated by all, the last by the two before it, at both.
 POINTS = [(3.0, 3.0), (1.0, 2.0), (2.0, 1.0), (2.0, 2.0)]
@@ -126,6 +130,53 @@ def test_rungs_of_running_and_of_stopped_trials_that_are_on_the_front_have_their
     assert [row["state"] for row in results.rungs(search.store, search.settings.study) if row["on_front"]] == ["PRUNED"]
 
 
+def bare(search: Search) -> set[str]:
+    """Hashes of the front's points of which no tensors are on disk."""
+    there = {path.stem.rpartition("-")[2] for path in keeping.folder(search).glob("*.safetensors")}
+    front = front_hashes(search)
+    assert front
+    return front - there
+
+
+def finish(search: Search, asked: Asked, fd: float, copy_excess: float) -> None:
+    reach(search, asked, asked.candidate.steps, fd, copy_excess)
+    search.finish(asked)
+    keeping.tidy(search)
+
+
+@pytest.mark.parametrize("spoilt", [{"fd": 2.3, "copy_excess": 2.3}, {"fd": 1.9, "copy_excess": 1.9, "spoils": True}], ids=["worse", "infeasible"])
+def test_a_point_that_returns_to_the_front_has_its_tensors(searching: Callable[..., Search], tmp_path, spoilt: dict) -> None:
+    """A repeat takes the point that dominated it off the front: its mean gets worse, or it violates a measured bound."""
+    search = searching(Settings(study=f"back-{tmp_path.name}", steps=40, rungs=2, reduction=2, pruner="none", out=str(tmp_path), repeats=3, require="kid<=0.5"), trials=9)
+    finish(search, begin(search, "full"), 2.0, 2.0)
+    lucky = reference_candidate("bias", 40, 1.0)
+    finish(search, search.begin(Entry(lucky)), 1.9, 1.9)
+    assert not bare(search)
+    asked = search.begin(Entry(lucky, repeat=1))
+    note(search, asked, 40)
+    measured = scores(spoilt["fd"], spoilt["copy_excess"])
+    measured = Scores({**measured, "kid": Estimate(9.0, 8.9, 9.1)}) if spoilt.get("spoils") else measured
+    search.report(asked, 40, measured, 1234, 1.0, None)
+    search.finish(asked)
+    keeping.tidy(search)
+    assert [row["trial"] for row in results.front(search.store, search.settings.study)] == [0] and not bare(search)
+    finish(search, search.begin(Entry(lucky, repeat=2)), 0.1, 0.1)
+    assert not bare(search)
+
+
+def test_a_joint_reward_s_yardstick_that_is_interrupted_keeps_its_rung_s_tensors(searching: Callable[..., Search], tmp_path) -> None:
+    search = searching(Settings(study=f"joint-{tmp_path.name}", steps=40, rungs=2, reduction=2, pruner="none", out=str(tmp_path), objectives="joint_reward"), trials=9)
+    yardstick = search.ask()
+    early = reach(search, yardstick, 20, 1.0, 0.2)
+    assert search.fail(yardstick, "ConnectionError", own_cause=False) == "left"
+    keeping.tidy(search)
+    assert early.exists()
+    again = search.ask()
+    assert again.id == yardstick.id
+    finish(search, again, 3.0, 3.0)
+    assert [row["steps"] for row in results.front(search.store, search.settings.study)] == [20] and not bare(search)
+
+
 def test_files_of_another_machine_are_left_to_it(tried: Callable) -> None:
     """Whether or not there is such a folder here."""
     search, paths, _ = tried("front")
@@ -156,6 +207,13 @@ def test_discard_takes_half_written_files_too_and_no_other(tmp_path) -> None:
         each.write_bytes(b"")
     keeping.discard(path), keeping.discard(path)
     assert list(tmp_path.iterdir()) == [other]
+
+
+def test_noted_files_are_seen_where_they_are_if_only_half_written(tmp_path) -> None:
+    whole, half, gone = tmp_path / "trial-1.safetensors", tmp_path / "trial-2.safetensors", tmp_path / "trial-3.safetensors"
+    whole.touch()
+    half.with_name(f"{half.name}.a1{UNFINISHED}").touch()
+    assert keeping.seen([whole, half, gone, tmp_path / "elsewhere" / "trial-1.safetensors"]) == [whole, half]
 
 
 def test_studies_that_share_a_folder_of_states_share_no_file(searching: Callable[..., Search], tmp_path) -> None:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -21,10 +21,13 @@ from rich.console import Console
 from hpo import launch, tried
 from hpo.command import one_line_errors
 from hpo.identity import identity, resolution_of
+from hpo.inner_loop import InnerLoop
+from hpo.plan import left
 from hpo.preparation import dealt_sides
 from hpo.settings import Settings
 from hpo.study import Search
 from storage import embedded
+from storage.errors import UnknownStudy
 from trainers.data import phantoms
 
 Made = Callable[..., Settings]
@@ -223,11 +226,56 @@ def test_a_plan_says_what_a_launch_costs_and_begins_no_study(settings: Made, que
     chosen = settings(trials=7)
     assert one_line_errors(lambda: launch.main([*flags(chosen), "--plan"])) == 0
     lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
-    assert list(lines) == ["sides", "caches", "measured", "preparation", "a trial", "7 trials", "disk", "states"]
+    assert list(lines) == ["study", "sides", "caches", "measured", "preparation", "a trial", "7 trials", "disk", "states"]
+    assert lines["study"].split() == f"{chosen.study} is new: 7 trials to run".split() and lines["preparation"].endswith(", once")
     assert "train 12 pictures of" in lines["sides"] and "second twin 12 pictures" in lines["sides"] and "validate" in lines["sides"]
     assert all(method in lines["measured"] for method in ("full", "lora", "bias")) and "of its 2 evaluations" in lines["a trial"]
     assert "worker-hours" in lines["7 trials"] and "with 1 at a time" in lines["7 trials"]
     assert not query("SELECT 1 FROM studies WHERE study_name = :s", s=chosen.study) and not Path(chosen.out).exists()
+
+
+def test_a_plan_of_a_study_that_is_there_is_of_what_is_left(settings: Made, searching: Callable, finish: Callable, query: Callable, capsys) -> None:
+    chosen = settings(trials=7)
+    search = searching(chosen, identity(chosen, dealt_sides(chosen, resolution_of(chosen))))
+    finish(search), finish(search)
+    before = query("SELECT trials, settings FROM peft_pareto.studies WHERE study_id = :s", s=search.id)
+
+    def said(**changes) -> dict[str, str]:
+        assert one_line_errors(lambda: launch.main([*flags(replace(chosen, **changes)), "--plan"])) == 0
+        return dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
+
+    lines = said(trials=9)
+    assert lines["study"].strip() == f"{chosen.study} has 2 finished trials, 7 of 9 are left" and "at most" in lines["7 trials"]
+    (running,) = [search.ask()]
+    assert said()["study"].endswith("5 of 7 are left, 1 of which run now")
+    search.release(running)
+    assert said(trials=2) == {"study": f"       {chosen.study} has 2 finished trials, nothing is left: all 2 trials are finished"}
+    assert one_line_errors(lambda: launch.main([*flags(replace(chosen, steps=8)), "--plan"])) == 2 and "steps" in capsys.readouterr().err
+    assert before == query("SELECT trials, settings FROM peft_pareto.studies WHERE study_id = :s", s=search.id) and not Path(chosen.out).exists()
+
+
+def test_a_plan_knows_what_is_prepared(settings: Made, capsys) -> None:
+    chosen = settings(trials=2, seed=77)
+    InnerLoop(chosen, "cpu")
+    assert one_line_errors(lambda: launch.main([*flags(chosen), "--plan"])) == 0
+    assert "the rest is kept from before" in next(line for line in capsys.readouterr().out.splitlines() if line.startswith("preparation:"))
+
+
+@pytest.mark.parametrize(("changes", "says"), [({"max_trainable": "1"}, "none of 1,000 random proposals meets it"), ({"warm_start": "nowhere"}, "'nowhere' is not in this store"),
+                                               ({"enqueue": "nowhere.jsonl"}, "--enqueue nowhere.jsonl: it cannot be read")])
+def test_a_plan_checks_what_a_launch_does_before_its_first_trial(changes: dict, says: str, settings: Made, query: Callable, capsys) -> None:
+    chosen = settings(**changes)
+    assert one_line_errors(lambda: launch.main([*flags(chosen), "--plan"])) == 2
+    said = capsys.readouterr()
+    assert says in said.err and said.err.count("\n") == 1 and not said.out
+    assert not query("SELECT 1 FROM studies WHERE study_name = :s", s=chosen.study) and not Path(chosen.out).exists()
+
+
+def test_a_plan_without_a_store_makes_none(settings: Made, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("PEFT_PARETO_HOME", str(tmp_path / "home"))
+    assert left(settings(), launch.queue_of).trials == 3 and not (tmp_path / "home" / "postgres").exists()
+    with pytest.raises(UnknownStudy):
+        left(settings(warm_start="other"), launch.queue_of)
 
 
 @pytest.mark.parametrize(("words", "says"), [(["--rungs", "9"], "--rungs 9"), (["--trials", "0"], "--trials 0"), (["--data", "/nowhere"], "/nowhere"),

@@ -10,6 +10,7 @@ import finished_study
 import numpy as np
 import optuna
 import pytest
+import sqlalchemy
 from optuna.artifacts import get_all_artifact_meta
 from optuna_dashboard._note import get_note
 from PIL import Image
@@ -17,7 +18,9 @@ from PIL import Image
 from hpo import notes
 from hpo.study import Asked, Search
 from metrics.scores import SCORES
+from storage import trials
 from storage.embedded import HOME_VARIABLE
+from storage.errors import LeaseLost
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,40 @@ def test_writing_twice_leaves_one_picture(search: Search) -> None:
         notes.write(search, asked, finished_study.result(0.5, 0.125))
     assert len(get_all_artifact_meta(trial_of(search, asked))) == 1
     assert note_of(search, asked).count("![") == 1
+
+
+def test_a_picture_that_a_killed_worker_did_not_finish_is_written_under_its_name(search: Search) -> None:
+    asked = finished_study.ask(search)
+    notes.write(search, asked, finished_study.result(0.5, 0.125))
+    (picture,) = notes.artifact_folder().iterdir()
+    picture.rename(picture.with_name(picture.name + notes.UNFINISHED))
+    notes.write(search, asked, finished_study.result(0.5, 0.125))
+    assert list(notes.artifact_folder().iterdir()) == [picture] and len(get_all_artifact_meta(trial_of(search, asked))) == 1
+
+
+def test_who_has_lost_the_trial_writes_no_note(search: Search, database: str) -> None:
+    asked = finished_study.ask(search)
+    trials.leave(search.store, asked.id)
+    with pytest.raises(LeaseLost):
+        notes.write(search, asked, finished_study.result(0.5, 0.125))
+    assert note_of(search, asked) == "" and get_all_artifact_meta(trial_of(search, asked)) == [] and not notes.artifact_folder().exists()
+
+
+def test_a_note_costs_no_more_where_there_are_many(search: Search) -> None:
+    read = []
+    for engine in (search.store.engine, search.store.optuna.engine):
+        sqlalchemy.event.listen(engine, "after_cursor_execute", lambda _connection, cursor, *_: read.append(cursor.rowcount))
+    first, second = finished_study.ask(search), finished_study.ask(search)
+    notes.write(search, first, finished_study.result(0.5, 0.125))
+    read.clear()
+    notes.write(search, second, finished_study.result(0.5, 0.125))
+    few = list(read)
+    for number in range(50):
+        search.study._storage.set_study_system_attr(search.id, f"dashboard:{number + 10_000}:note_ver", 1)
+    third = finished_study.ask(search)
+    read.clear()
+    notes.write(search, third, finished_study.result(0.5, 0.125))
+    assert read == few and len(read) <= 4
 
 
 def test_each_rung_has_a_picture_and_the_note_is_the_last_one_s(search: Search) -> None:

@@ -31,7 +31,7 @@ def test_joint_reward_stands_alone_and_is_maximised() -> None:
     assert chosen.is_joint_reward and chosen.directions == ["maximize"] and (chosen.quality, chosen.memorization) == ("fd", "copy_excess")
 
 
-@pytest.mark.parametrize(("text", "words"), [("fdd,copy_excess", "'fdd' is unknown: take fd"), ("fd", "two or more"), ("", "two or more"),
+@pytest.mark.parametrize(("text", "words"), [("fdd,copy_excess", "'fdd' is unknown: take fd"), ("fd", "two or more"), ("", "it is empty"), ("fd,,copy_excess", "an item between its commas is empty"),
                                              ("fd,fd", "named twice"), ("fd,joint_reward", "joint_reward alone"), ("fd,copy_exces", "take copy_excess")])
 def test_what_may_not_be_asked_for_is_refused_in_one_line(text: str, words: str) -> None:
     with pytest.raises(BadSetting, match=words) as refused:

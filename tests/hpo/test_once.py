@@ -144,6 +144,7 @@ def test_fewer_pictures_than_a_study_s_are_allowed_but_not_none(name):
     (("--method", "bias", "--model", "no/such/folder", "--encoder", "pixels"), "no such folder"), (("--method", "bias", "--trials", "3"), "'--trials' is no flag"),
     (("--method", "bias", "--resolution", "500x"), "--resolution 500x: it must be pixels a side, as 512, or WIDTHxHEIGHT"),
     (("--method", "bias", "--resolution", "64x65"), "--resolution 64x65: this model needs multiples of 8, take 64 or 64x72"),
+    (("--method", "bias", "--mitigations="), "'' has an empty name"), (("--method", "bias", "--kinds", "bias,"), "'bias,' has an empty name"),
     (("--method", "bias", "--regions", "upp", "--generated", "2"), "region 'upp' is not in this U-Net")])
 def test_a_mistake_is_one_line_and_status_2(words, says, data, tmp_path, capsys):
     more = () if "--trials" in words else (f"--data={data}", f"--out={tmp_path}", "--device=cpu", "--train-images=2")

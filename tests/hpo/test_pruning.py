@@ -274,22 +274,23 @@ def test_decisions_are_those_of_the_definition(count, objectives, pairs):
 
 def test_only_trials_of_near_numbers_are_peers():
     """Others neither count nor are in the regression: a trial far away is as one that was never learnt."""
-    near = {number: (float(number % 7), float(number % 5)) for number in range(9)}
-    pruner = taught(near)
-    alone = pruner.decide(8, FIRST)
-    for far in (8 + PEERS + 1, 8 + PEERS + 2):
+    pruner = taught({number: (float(number % 7), float(number % 5)) for number in range(9)})
+    for number in range(9, 9 + PEERS):  # numbers do not count: between them many were refused
+        pruner.learn(10 * number, LAST, FIRST, np.array([float(number % 7), float(number % 5)]))
+    enough = pruner.decide(8, FIRST)
+    assert enough.peers == 8 + PEERS
+    for far in range(20 * PEERS, 20 * PEERS + 2):
         pruner.learn(far, LAST, FIRST, np.array([-9.0, -9.0]))
         pruner.learn(far, LAST, LAST, np.array([-9.0, -9.0]))
-    assert pruner.decide(8, FIRST) == alone
-    pruner.learn(8 + PEERS, LAST, FIRST, np.array([-9.0, -9.0]))
-    assert pruner.decide(8, FIRST).peers == alone.peers + 1
+    assert pruner.decide(8, FIRST) == enough
 
 
 def test_pairs_of_far_trials_predict_nothing():
     pruner = slow_but_good(FEWEST_PAIRS)
-    for number in (PEERS, PEERS + 1):  # from trial 0 on, or from trial 1 on
+    between = PEERS - FEWEST_PAIRS - 20  # beside the pairs and the 20 others that it has
+    for number in range(1000, 1000 + between + 2):
         pruner.learn(number, LAST, FIRST, np.array([1.0, 0.5]))
-    assert [pruner.decide(number, FIRST).predicted for number in (PEERS, PEERS + 1)] == [True, False]
+    assert [pruner.decide(1000 + between + more, FIRST).predicted for more in (0, 1)] == [True, False], "from trial 0 on, or from trial 1 on"
 
 
 def test_however_many_trials_there_are_a_decision_takes_a_moment():

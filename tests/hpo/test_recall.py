@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from told import asks, beside, run, rung
 from hpo.study import Asked, Search
 from metrics.estimate import Estimate
 from metrics.scores import Scores
+from storage import results, standing, trials
+from storage.errors import StorageUnreachable
+from storage.retrying import retrying
 
 TRIALS = 12
 
@@ -48,6 +52,40 @@ def test_samplers_learn_stopped_trials_where_they_ended(searching: Callable[...,
         each.recall.refresh()
     orders = [[(point.number, point.steps) for point in each.recall.proposer.history.points] for each in (search, late)]
     assert orders[0] == orders[1] == sorted(orders[0]) and len(orders[0]) == TRIALS and "stopped" in ends
+
+
+@pytest.mark.parametrize("settings", [dict(sampler="nsga2"), dict(sampler="nsga2", objectives="joint_reward", baselines=True), dict(sampler="random", objectives="joint_reward")],
+                         ids=lambda settings: " ".join(map(str, settings.values())))
+def test_what_was_read_when_the_server_went_away_is_read_again(settings: dict, searching: Callable[..., Search], opened: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of the reads it is that fails, worker and latecomer know the same at last."""
+    search = searching(trials=99, seed=3, **{"baselines": False, **settings})
+    other = beside(search, opened)
+    for _ in range(4):
+        run(other, scored)
+    wanted = known(beside(search, opened))
+    reads = [(trials, "running_trials"), (trials, "rungs_since"), (standing, "system_attributes"), (results, "references")]
+    for module, name in reads:
+        reading = getattr(module, name)
+
+        def cut(*given: Any, reading: Callable = reading, **named: Any) -> Any:
+            cut.calls += 1
+            if cut.calls == 1:
+                raise StorageUnreachable("the server went away: try again")
+            return reading(*given, **named)
+
+        cut.calls = 0
+        late = beside(search, opened)
+        monkeypatch.setattr(module, name, cut)
+        retrying(late.recall.refresh)
+        monkeypatch.setattr(module, name, reading)
+        assert known(late) == wanted, name
+
+
+def known(search: Search) -> tuple:
+    """What a worker's sampler and stopping rule were taught."""
+    search.recall.refresh()
+    return ([(point.number, point.steps, tuple(point.values), dict(point.system_attrs)) for point in search.recall.proposer.history.points],
+            {number: sorted(trial.values) for number, trial in search.recall.pruner.trials.items()}, search.recall.volume())
 
 
 def noisy(search: Search, asked: Asked, steps: int, generator: np.random.Generator) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 
 from hpo.errors import BadSetting
-from hpo.rungs import ladder
+from hpo.rungs import ladder, longest
 from hpo.settings import Settings
 
 
@@ -23,10 +23,20 @@ def test_a_longer_ladder_has_the_shorter_one_at_its_end() -> None:
 
 
 @pytest.mark.parametrize("steps, rungs, reduction, words", [(4, 3, 3, "of --steps 4 they would be 0, 1, 4, which do not grow from 1 on: take --rungs 2"),
-                                                            (200, 9, 3, "take --rungs 6"), (1, 3, 3, "take --rungs 1")])
+                                                            (200, 9, 3, "they would be … 0, 1, 2, 7, 22, 67, … up to 200, .*: take --rungs 6"), (1, 3, 3, "take --rungs 1"),
+                                                            (5, 4, 2, "be 1, 1, 2, 5, which do not grow"), (2**31 - 1, 2**31 - 1, 2, "take --rungs 32, or")])
 def test_rungs_that_do_not_grow_are_refused(steps: int, rungs: int, reduction: float, words: str) -> None:
-    with pytest.raises(BadSetting, match=words):
+    with pytest.raises(BadSetting, match=words) as refused:
         Settings(steps=steps, rungs=rungs, reduction=reduction).check()
+    assert len(str(refused.value)) < 250
+
+
+@pytest.mark.parametrize("reduction", range(2, 6))
+def test_the_longest_ladder_grows_from_1_on_and_one_more_rung_would_not(reduction: int) -> None:
+    for steps in range(1, 200):
+        found = longest(steps, reduction)
+        assert found[0] >= 1 and found[-1] == steps and all(before < after for before, after in zip(found, found[1:]))
+        assert not 1 <= round(steps / reduction ** len(found)) < found[0]
 
 
 def test_a_reduction_of_one_is_no_ladder() -> None:

@@ -70,9 +70,14 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path) -> None:
     *(((f"--resolution={size}",), f"--resolution {size}: it must be pixels a side, as 512, or WIDTHxHEIGHT, as 448x512, each at least 1")
       for size in ("0", "x", "", "500x", "0x64", "64x64x64", "-64", "-64x64", "6.4", "99999")), (("--resolution", "-64x64"), "expected one argument"),
     (("--seed=-1",), "at least 0"), (("--generated", "5"), "at least 20"), (("--steps", "0"), "at least 1"),
-    (("--reward-weight", "1.5"), "0 to 1"), (("--reward-weight", "nan"), "0 to 1"), (("--guidance-scale", "inf"), "above 0 and finite"),
+    (("--reward-weight", "1.5"), "0 to 1"), (("--reward-weight", "nan"), "0 to 1"), (("--guidance-scale", "inf"), "above 0, from 1e-09 to 2147483647"),
     (("--learning-rate-scale", "0"), "above 0"), (("--gpus-per-trial", "1.5"), "whole number of GPUs"), (("--gpus-per-trial", "0.5"), "add --engine ray"),
     (("--ray-address", "auto"), "add --engine ray"), (("--gpus-per-trial", "0"), "above 0"),
+    *(((f"--{name}=",), f"--{name} '': it is empty") for name in ("require", "methods", "objectives", "enqueue", "warm-start", "out", "checkpoints", "data", "model", "encoder")),
+    *(((f"--require={text}",), f"--require {text!r}: an item between its commas is empty") for text in (",", "fd<=1,", "fd<=1, ,kid<=3")),
+    (("--objectives", "fd,,copy_excess"), "leave the comma out"), (("--ray-address=", "--engine=ray"), "it is empty"),
+    (("--hours", "1e305"), "--hours 1e+305: it must be above 0, from 1e-09 to 2147483647, give"), (("--learning-rate-scale", "1e-320"), "above 0, from 1e-09"),
+    (("--learning-rate-scale", "1e308"), "to 2147483647"), (("--noise-offset", "1e39"), "at most 2147483647"), (("--max-memory", "1e300TB"), "above 0 and finite"),
     (("--objectives", "fid,copy_excess"), "'fid' is unknown: take"), (("--sampler", "tpee"), "'tpee' is unknown: take tpe"),
     (("--space", "defualt"), "'defualt' is unknown: take default"), (("--space", "none.toml"), "--space none.toml: it cannot be read"),
     (("--methods", "loar"), "--methods 'loar' is unknown: take lora"), (("--protects", "weight"), "--protects 'weight' is unknown: take weights"),
@@ -80,7 +85,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path) -> None:
     (("--methods", "lora", "--space", "memcontrol-attention"), "has methods of its own, leave the flag out or take --space default"), (("--engine", "rya"), "'rya' is unknown: take ray"),
     (("--optimizer", "adam"), "'adam' is unknown: take adamw"), (("--schedule", "cosin"), "'cosin' is unknown: take cosine"), (("--warmup-steps=-1",), "at least 0"),
     (("--caption-dropout", "1.1"), "0 to 1"), (("--caption-dropout", "nan"), "0 to 1"), (("--ema-decay", "1"), "between 0 and 1"),
-    (("--ema-decay", "0"), "leave the flag out"), (("--noise-offset=-0.1",), "at least 0"), (("--noise-offset", "inf"), "finite"),
+    (("--ema-decay", "0"), "leave the flag out"), (("--noise-offset=-0.1",), "at least 0"), (("--noise-offset", "inf"), "at most 2147483647"),
     (("--max-grad-norm", "0"), "above 0"), (("--min-snr-gamma", "0"), "above 0"), (("--min-snr-gamma", "nan"), "above 0"), (("--accumulate", "0"), "at least 1"),
     (("--accumulate", "9", "--batch-size", "8"), "a batch of 8 has no so many parts, take at most 8"), (("--held-out-every=-1",), "at least 0"),
     (("--checkpoint-every=-1",), "at least 0"), (("--gradient-checkpointing", "maybe"), "neither true nor false"),
@@ -90,6 +95,13 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path) -> None:
     (("--model", "/a"), "needs an --encoder of your own")])
 def test_a_bad_flag_is_one_line_with_value_and_way_out(words: tuple[str, ...], says: str) -> None:
     assert says in refusal(*words)
+
+
+@pytest.mark.parametrize(("text", "says"), [(f"trials = {10**400}", "setting trials: it is a number of 1329 bits"), (f"hours = {10**400}", "setting hours: it is a number"),
+                                            (f"trials = {'9' * 5000}", "it is not TOML"), (f"trials = {'[' * 100_000}", "it is not TOML")])
+def test_a_file_with_numbers_or_brackets_without_end_is_refused_in_a_line(text: str, says: str, tmp_path) -> None:
+    (tmp_path / "bad.toml").write_text(text + "\n")
+    assert says in refusal("--config", str(tmp_path / "bad.toml"))
 
 
 @pytest.mark.parametrize(("words", "kept"), [((), None), (("--resolution", "512"), 512), (("--resolution=512x512",), 512), (("--resolution=448x512",), "448x512"),
@@ -133,7 +145,7 @@ def test_every_setting_is_one_of_what_means_something_or_may_change() -> None:
     free = {each.name for each in fields(Settings)} - means
     assert free == {"trials", "study", "storage", "model", "encoder", "data", "space", "baselines", "sampler", "engine", "workers", "gpus_per_trial", "ray_address", "device",
                     "keep", "out", "accumulate", "gradient_checkpointing", "held_out_every", "checkpoint_every", "checkpoints", "hours", "until_stable", "pruner",
-                    "stop_confidence", "repeats", "warm_start", "enqueue"}, "model, encoder, data and space are compared by content"
+                    "stop_confidence", "warm_start", "enqueue"}, "model, encoder, data and space are compared by content"
 
 
 @pytest.mark.parametrize(("words", "says"), [((), True), (("--baselines",), True), (("--no-baselines",), False), (("--baselines", "false"), False),

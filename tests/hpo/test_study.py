@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +20,11 @@ from hpo.errors import BadSetting
 from hpo.history import NAME
 from hpo.settings import Settings
 from hpo.spaces.reference import BASELINES
-from hpo.study import MOST_BAD_PROPOSALS, Search, Wait
+from hpo.study import MOST_BAD_PROPOSALS, Asked, Search, Wait
 from hpo.worker import stored_settings
-from storage import leases, results, standing, trials
+from storage import embedded, leases, results, standing, trials
 from storage.errors import LeaseLost, SettingsDiffer, StorageUnreachable
+from storage.store import open_store, worker_name
 from trainers.candidate import Candidate
 
 Searching = Callable[..., Search]
@@ -214,6 +217,49 @@ def test_a_name_in_the_hub_s_cache_stays_a_name_and_a_folder_becomes_absolute(se
     assert free["model"] == str(model / "base") and free["encoder"] == str(model / "clip") and Path(free["out"]).is_absolute()
 
 
+def test_the_default_exhausts_a_space_of_fewer_candidates_than_its_first_trials(searching: Searching) -> None:
+    """Its first trials end at the first rung, also where those of all candidates were evaluated."""
+    search = searching(space="reference", methods="bias,norm", sampler="auto", trials=99)
+    while not isinstance(found := search.state(), Ended):
+        if isinstance(asked := search.ask(), Asked):
+            run(search, lambda asked, steps: (3.0 - steps / 40, 1.0), asked)
+    assert found.status == 0 and "exhausted" in found.reason
+    whole = {row["method"] for row in results.trials(search.store, search.settings.study) if row["outcome"] == "finished" and row["steps"] == search.settings.steps}
+    assert whole == {"full", "bias", "norm"}, "and the yardstick"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_last_of_many_candidates_is_found_before_a_space_counts_as_exhausted(seed: int, searching: Searching) -> None:
+    search = searching(space="reference", sampler="random", seed=seed, pruner="none", trials=99)
+    while not isinstance(found := search.state(), Ended):
+        if isinstance(asked := search.ask(), Asked):
+            run(search, lambda asked, steps: (3.0, 1.0), asked)
+    assert "exhausted" in found.reason
+    evaluated = {(row["method"], row["steps"]) for row in results.rungs(search.store, search.settings.study)}
+    assert len(evaluated) == len(search.bounds.methods) * len(search.settings.ladder)
+
+
+def test_a_refused_launch_binds_no_later_one(searching: Searching, query: Callable) -> None:
+    """The same name, other objectives: their number and directions are those of the launch that was not refused."""
+    with pytest.raises(BadSetting, match="none of"):
+        searching(study="test-refused", max_trainable="5")
+    search = searching(study="test-refused", objectives="fd,copy_excess,amd_train")
+    assert query("SELECT direction::text FROM study_directions WHERE study_id = :id ORDER BY objective", id=search.id) == [("MINIMIZE",), ("MINIMIZE",), ("MAXIMIZE",)]
+    with pytest.raises(SettingsDiffer):
+        searching(study="test-refused", objectives="fd,amd_train")
+
+
+@pytest.mark.parametrize("sampler", ["auto", "gp"])
+def test_a_model_proposes_within_what_is_known_before(sampler: str, searching: Searching) -> None:
+    """A third of random proposals are, and none of the baselines that the model has seen."""
+    search = searching(trials=40, baselines=True, max_trainable="0.2%", sampler=sampler)
+    for _ in range(len(BASELINES) + 8):
+        run(search, lambda asked, steps: (asked.candidate.learning_rate * 1000, 1.0 - steps / 80))
+    proposed = [row["outcome"] for row in results.trials(search.store, search.settings.study) if row["baseline"] is None]
+    first = next(place for place in range(len(proposed)) if proposed[:place].count("finished") == 5)
+    assert proposed[first:] == ["finished"] * 3
+
+
 def test_nobody_ends_an_exhausted_study_while_a_trial_runs(searching: Searching, opened: Callable, finish: Callable, query: Callable) -> None:
     search = searching(trials=50, space="reference", steps=1, rungs=1, sampler="random", methods=",".join(FEW))
     other = beside(search, opened)
@@ -254,6 +300,29 @@ def test_too_many_failures_end_the_launch_with_the_reasons(searching: Searching)
         search.fail(search.ask(), "TrainingDiverged: loss is nan", own_cause=True)
     ended = search.ask()
     assert ended.status == 1 and "11 trials failed" in ended.reason and "11 × TrainingDiverged: loss is nan" in ended.reason
+
+
+def test_a_server_that_goes_away_while_the_end_is_looked_for_is_away_and_no_end_of_the_launch(monkeypatch) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="pp"))  # short: a socket's path has 107 characters
+    try:
+        search = Search(open_store(embedded.start(folder), worker_name()), Settings(study="away", steps=40, rungs=3))
+        search.register(1, IDENTITY)
+        search.fail(search.ask(), "its own fault", own_cause=True)
+        real = leases.counts
+
+        def counts(*given) -> leases.Counts:
+            """The real ones; what is asked next, through Optuna, finds no server."""
+            found = real(*given)
+            embedded.stop(folder)
+            return found
+
+        monkeypatch.setattr(leases, "counts", counts)
+        with pytest.raises(StorageUnreachable):
+            search.state()
+        search.store.close()
+    finally:
+        embedded.stop(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_new_launch_is_not_ended_by_the_failures_of_the_last(searching: Searching, finish: Callable) -> None:

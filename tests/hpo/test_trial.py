@@ -12,10 +12,14 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
-from told import beside, run, rung
+from finished_study import result
+from optuna.trial import Trial
+from optuna_dashboard._note import get_note
+from told import asks, beside, run, rung
 
 from hpo import keeping, stopping
 from hpo.agenda import Entry
@@ -25,10 +29,13 @@ from hpo.settings import Settings
 from hpo.spaces.reference import reference_candidate
 from hpo.stopping import Stopped
 from hpo.study import Asked, Search
-from hpo.trial import fail, is_own_cause, reason_of, release, run_trial
+from hpo.trial import fail, is_own_cause, reason_of, release, run_trial, write
+from hpo.tuning import Tuning
 from metrics.errors import BadArray
+from metrics.estimate import Estimate
+from metrics.scores import Scores
 from storage import embedded, leases, results, trials
-from storage.errors import StorageUnreachable
+from storage.errors import BadValue, LeaseLost, StorageUnreachable
 from storage.store import open_store, worker_name
 from trainers import checkpoint
 from trainers.candidate import Candidate
@@ -142,6 +149,15 @@ def test_without_its_state_it_begins_anew_to_the_same_scores(search: Search, inn
     assert ended(run_trial(search, inner, search.ask()))[1] == "finished" and stored(search, asked) == unbroken(inner, asked.candidate)
 
 
+def test_a_state_beyond_the_last_stored_rung_is_begun_anew(search: Search, inner: InnerLoop) -> None:
+    """A fail-over of the database to a standby that lagged behind has lost the rung; its scores are not those of the rung before it."""
+    asked = search.ask()
+    with Tuning(inner, asked.candidate, state=keeping.state_path(search, asked)) as tuning:
+        tuning.train(4)
+        tuning.save()
+    assert ended(run_trial(search, inner, asked)) == ([2], "finished") and stored(search, asked) == unbroken(inner, asked.candidate)
+
+
 @pytest.mark.parametrize(("keep", "kept"), [("all", True), ("none", False)])
 def test_a_state_goes_with_its_trial_unless_it_is_kept(keep: str, kept: bool, searching: Callable, inner: InnerLoop, tmp_path) -> None:
     search = searching(replace(inner.settings, study=f"{keep}-{tmp_path.name}", out=str(tmp_path / "out"), checkpoints=str(tmp_path / "shared"), keep=keep), trials=2)
@@ -193,6 +209,29 @@ def test_a_candidate_that_diverges_fails_by_its_own_fault_and_is_not_tried_again
     assert leases.read(search.store, asked.id).own_cause and search.ask().candidate.method != asked.candidate.method
     assert all(torch.equal(tensor, before[name]) for name, tensor in inner.pipeline.unet.state_dict().items()), "the base is untouched"
     assert not files(search, keeping.WEIGHTS) and not files(search, keeping.STATE)
+
+
+def test_a_held_out_loss_that_is_not_finite_is_the_candidate_s_own_fault_too(search: Search, inner: InnerLoop, query: Callable) -> None:
+    """It is measured after a step, before the next one's own loss would say so."""
+    asked = search.ask()
+    wild = replace(asked, candidate=replace(asked.candidate, learning_rate=1e20))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(inner, "settings", replace(inner.settings, held_out_every=1))
+        assert ended(run_trial(search, inner, wild)) == ([], "failed")
+    state, how, reason = outcome(search, query, 0)
+    assert (state, how) == ("FAIL", "failed") and reason.startswith("TrainingDiverged: loss is nan at step 1 with learning rate 1e+20")
+    assert leases.read(search.store, asked.id).own_cause and list(results.curve(search.store, asked.id)) == [0]
+
+
+def test_a_score_that_cannot_be_stored_is_the_candidate_s_own_fault_too(search: Search, inner: InnerLoop, query: Callable) -> None:
+    """Replicates are stored in four bytes each."""
+    asked, real, large = search.ask(), inner.scores, np.full(256, 1e300)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(inner, "scores", lambda measured: Scores({**real(measured), "kid": Estimate(1e300, 1e300, 1e300, large)}))
+        assert ended(run_trial(search, inner, asked)) == ([], "failed")
+    state, how, reason = outcome(search, query, 0)
+    assert (state, how) == ("FAIL", "failed") and reason.startswith("BadValue: replicates of kid must be 256 finite numbers")
+    assert leases.read(search.store, asked.id).own_cause and not stored(search, asked)
 
 
 @pytest.mark.parametrize(("place", "times"), [("weights", 4), ("states", 2)])
@@ -259,6 +298,94 @@ def test_one_that_is_lost_between_two_rungs_leaves_the_other_worker_s_files_alon
     assert ended(trial) == ([], "finished") and stored(search, asked) == unbroken(inner, asked.candidate)
 
 
+def meanwhile(search: Search, asked: Asked, other: Search, query: Callable) -> None:
+    """While this worker sleeps its lease runs out, and another one takes the trial up, finishes it and tidies up: it is dominated."""
+    run_out(query, asked)
+    again = asks(other)
+    assert again.number == asked.number
+    keeping.note_state(other, again)
+    paths = [keeping.path_for(other, again, steps) for steps in again.rungs]
+    for path in paths:
+        results.record_artifact(other.store, again.id, keeping.WEIGHTS, str(path))
+    for path in (*paths, keeping.state_path(other, again)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"the other's")
+    run(other, lambda *_: (9.0, 9.0), again)
+    keeping.tidy(other)
+
+
+@pytest.mark.parametrize("place", ["weights", "states"])
+def test_what_is_written_after_another_has_finished_the_trial_and_tidied_up_is_deleted(place: str, search: Search, inner: InnerLoop, query: Callable,
+                                                                                        opened: Callable) -> None:
+    """The worker sleeps between its last look at the lease and the writing of a file."""
+    run(search, lambda *_: (0.0, -9.0))
+    other, asked, slept = beside(search, opened), asks(search), []
+
+    def sleep() -> None:
+        if not slept:
+            slept.append(True)
+            meanwhile(search, asked, other, query)
+            assert not keeping.state_path(search, asked).exists() and not results.artifacts(search.store, search.id, keeping.STATE).get(asked.number)
+
+    keep, note_state = Tuning.keep, keeping.note_state
+    with pytest.MonkeyPatch.context() as patched:
+        if place == "weights":
+            patched.setattr(Tuning, "keep", lambda *given: (sleep(), keep(*given)))
+        else:
+            patched.setattr(keeping, "note_state", lambda *given: (note_state(*given), sleep()))
+        assert ended(run_trial(search, inner, asked))[1] == "lost" and slept
+    assert not [name for kind in (keeping.WEIGHTS, keeping.STATE) for name in files(search, kind) if name.startswith(f"trial-{asked.number:05d}-")]
+
+
+@pytest.mark.parametrize("place", ["weights", "states"])
+def test_what_is_half_written_is_deleted_unless_it_is_of_who_has_the_trial_now(place: str, search: Search, inner: InnerLoop, query: Callable, opened: Callable) -> None:
+    """The other worker has taken the trial up and writes the same file when this one, which slept before it wrote, wakes: it must find its own there in the end."""
+    other, asked, slept = beside(search, opened), asks(search), []
+    path = keeping.path_for(search, asked, asked.rungs[0]) if place == "weights" else keeping.state_path(search, asked)
+    dead, begun = (path.with_name(f"{path.name}.{name}{checkpoint.UNFINISHED}") for name in ("dead", "begun"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dead.write_bytes(b"half")
+
+    def sleep() -> None:
+        if not slept:
+            slept.append(True)
+            run_out(query, asked)
+            assert asks(other).number == asked.number
+            begun.write_bytes(b"half")
+
+    keep, note_state = Tuning.keep, keeping.note_state
+    with pytest.MonkeyPatch.context() as patched:
+        if place == "weights":
+            patched.setattr(Tuning, "keep", lambda *given: (sleep(), keep(*given)))
+        else:
+            patched.setattr(keeping, "note_state", lambda *given: (note_state(*given), sleep()))
+        assert ended(run_trial(search, inner, asked))[1] == "lost" and slept
+    assert begun.exists() and not dead.exists()
+
+
+def test_what_another_worker_writes_of_a_lost_trial_is_left_alone(search: Search, opened: Callable, query: Callable) -> None:
+    """Whether or not it has noted it yet: it goes on with the trial."""
+    asked = asks(search)
+    run_out(query, asked)
+    again = asks(beside(search, opened))
+    written = [keeping.path_for(search, asked, again.rungs[0]), keeping.state_path(search, asked)]
+    for path in written:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"the other's")
+    assert fail(search, asked, ValueError("why")) == "lost" and all(path.exists() for path in written)
+
+
+def test_a_worker_that_lost_its_trial_leaves_the_note_of_who_has_it(search: Search, opened: Callable, query: Callable) -> None:
+    asked = asks(search)
+    run_out(query, asked)
+    other = beside(search, opened)
+    again = asks(other)
+    write(other, again, replace(result(1.0, 1.0), steps=2, curve={}), 1.0)
+    with pytest.raises(LeaseLost):
+        write(search, asked, replace(result(7.0, 7.0), steps=2, curve={}), 1.0)
+    assert "| fd | 1 |" in get_note(Trial(search.study, asked.id))
+
+
 def test_a_worker_survives_that_it_may_not_tell_a_failure_or_give_back_any_more(search: Search, query: Callable, caplog) -> None:
     asked = search.ask()
     run_out(query, asked)
@@ -317,7 +444,7 @@ def test_after_a_trial_no_tensor_and_no_process_is_left(search: Search, inner: I
     assert psutil.Process().children(recursive=True) == processes
 
 
-@pytest.mark.parametrize(("error", "own"), [(TrainingDiverged(2, float("nan"), 1.0), True), (BadSelection("x"), True), (BadArray("x"), True),
+@pytest.mark.parametrize(("error", "own"), [(TrainingDiverged(2, float("nan"), 1.0), True), (BadSelection("x"), True), (BadArray("x"), True), (BadValue("x"), True),
                                             (torch.OutOfMemoryError("x"), True), (ZeroDivisionError(), True), (AssertionError(), True),
                                             (OSError(errno.ENOSPC, "full"), False), (ConnectionResetError(), False), (MemoryError(), False),
                                             (StorageUnreachable("away"), False), (RuntimeError("CUDA error: unspecified launch failure"), False)])

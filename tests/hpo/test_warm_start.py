@@ -51,6 +51,17 @@ def test_values_are_scaled_so_that_base_and_yardstick_come_to_lie_on_each_other(
     assert late.recall.proposer.history.points == points
 
 
+def test_what_would_violate_a_bound_is_taught_as_such(searching: Searching, finished: Search) -> None:
+    search = started(searching, finished, max_trainable="5%", require="fd<=3.8")
+    run(search, lambda asked, steps: (3.0, 2.0 * steps / 40))
+    search.recall.refresh()
+    points = [point for point in search.recall.proposer.history.points if point.number < 0]
+    methods = [point.parameters["method"] for point in points]
+    assert sorted(search.constraints.foreseen(1, 1, {})) == ["max-trainable 5%", "require fd<=3.8"]
+    assert [point.violations[0] > 0 for point in points] == [method in ("full", "attention") for method in methods]
+    assert [point.violations[1] for point in points] == [pytest.approx(point.values[0] - 3.8) for point in points]
+
+
 def test_only_the_sampler_sees_them(searching: Searching, finished: Search, query: Callable) -> None:
     search = started(searching, finished)
     run(search, lambda asked, steps: (3.0, 1.0))
@@ -115,18 +126,42 @@ def test_the_front_as_candidates_is_what_enqueue_reads(finished: Search, searchi
 GOOD = reference_candidate("bias", 40).to_json()
 
 
+PART, RWA = GOOD["parts"][0], {"mitigation": "rwa", "strength": {"words": 4, "probability": 0.1}}
+
+
+def changed(**changes) -> str:
+    return json.dumps({**GOOD, **changes})
+
+
 @pytest.mark.parametrize(("line", "words"), [
-    ("{", "line 2 is no candidate \\(JSONDecodeError: .*\\), write one as python -m hpo.front --format candidates does"), ("[1]", "line 2 is no candidate"),
-    ("{}", "line 2 is no candidate \\(KeyError"), (json.dumps({**GOOD, "steps": 41}), "line 2: steps=41: give a whole number from 1 to 40, or raise --steps"),
-    (json.dumps({**GOOD, "steps": "many"}), "line 2: steps='many'"), (json.dumps({**GOOD, "learning_rate": "fast"}), "line 2: learning_rate='fast'"),
-    (json.dumps({**GOOD, "method": "biass"}), "line 2: .*bias"), (json.dumps({**GOOD, "colour": 1}), "line 2 is no candidate \\(TypeError"),
-    (json.dumps({**GOOD, "mitigations": [{"mitigation": "rwaa", "strength": {}}]}), "line 2: .*rwa")])
+    ("{", "line 2 is no candidate \\(JSONDecodeError: .*\\): '{', write one a line as python -m hpo.front --format candidates does"),
+    ("[1]", "line 2 is no candidate \\(TypeError: .*\\): '\\[1\\]', write one"), ("[" * 100_000, "line 2 is no candidate \\(RecursionError: .*\\): '\\[{79}…, write one"),
+    ("{}", "line 2 is no candidate \\(KeyError"), (changed(steps=41), "line 2: steps=41: give a whole number from 1 to 40, or raise --steps"),
+    (changed(steps="many"), "line 2: steps='many'"), (changed(learning_rate="fast"), "line 2: learning_rate='fast'"), (changed(colour=1), "line 2 is no candidate \\(TypeError"),
+    (changed(learning_rate=10**400), "line 2: learning_rate=10*…: give a number above 0"), (changed(norm_rate=[1]), "line 2: norm_rate=\\[1\\]"),
+    (changed(learning_rate=float("inf")), "line 2: learning_rate=inf: give a number above 0"), (changed(steps=[40]), "line 2: steps=\\[40\\]"),
+    (changed(method="biass"), "line 2: .*bias"), (changed(method=["lora"]), "line 2: method=\\['lora'\\]: give a name in quotes"), (changed(method=None), "line 2: method=None: give a name"),
+    (changed(parts=[]), "line 2: .*has no part"), (changed(parts=7), "line 2 is no candidate \\(TypeError"), (changed(parts=[{**PART, "regions": [["up"]]}]), "line 2: regions=.*give a tuple of names"),
+    (changed(parts=[{**PART, "rank": [8]}]), "line 2: rank=\\[8\\]: give a whole number"), (changed(frozen=[{**PART, "rank": {}}]), "line 2: rank={}"),
+    (changed(parts=[{**PART, "alpha": 10**400}]), "line 2: alpha=10*…: give a number above 0"), (changed(parts=[{**PART, "alpha": "1"}]), "line 2: alpha='1'"),
+    (changed(mitigations=[{"mitigation": "rwaa", "strength": {}}]), "line 2: .*rwa"), (changed(mitigations=[{**RWA, "mitigation": ["rwa"]}]), "line 2: mitigation=\\['rwa'\\]: give a name"),
+    (changed(mitigations=[{**RWA, "strength": {"words": 10**400, "probability": 0.1}}]), "line 2: mitigation rwa: words=10*…: give a number"),
+    (changed(mitigations=[{**RWA, "strength": 4}]), "line 2 is no candidate"), (changed(mitigations=7), "line 2 is no candidate"),
+    (f'{{"method": {"[" * 700}{"]" * 700}}}', "line 2 is no candidate"), (changed(method=1).replace("1", "9" * 5000, 1), "line 2 is no candidate \\(ValueError")])
 def test_a_line_that_is_no_candidate_is_named(line: str, words: str, searching: Searching, tmp_path) -> None:
     file = tmp_path / "own.jsonl"
     file.write_text(json.dumps(GOOD) + "\n" + line + "\n")
     with pytest.raises(BadSetting, match=f"^--enqueue {file}: {words}") as refused:
         queue_of(searching(enqueue=str(file)))
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 700
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_a_file_without_any_candidate_is_refused(text: str, searching: Searching, tmp_path) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text(text)
+    with pytest.raises(BadSetting, match=f"^--enqueue {file}: there is no candidate in it, write one a line .*, or leave the flag out"):
+        queue_of(searching(enqueue=str(file)))
 
 
 def test_a_file_that_is_not_there_is_named(searching: Searching) -> None:

@@ -19,7 +19,7 @@ from hpo import code
 from hpo import worker as module
 from hpo.code import OtherCode
 from hpo.command import one_line_errors
-from hpo.ending import Ended
+from hpo.ending import Ended, most_failures
 from hpo.errors import BadSetting
 from hpo.identity import identity, resolution_of
 from hpo.inner_loop import check_usable
@@ -93,6 +93,14 @@ def test_a_user_s_space_may_lie_elsewhere_if_it_is_the_same(registered: Callable
         Worker(url, search.settings.study, paths={"space": str(tmp_path / "second" / "mine.toml")})
 
 
+def test_trials_that_diverge_end_neither_the_worker_nor_the_launch_as_a_mistake_of_the_user_does(registered: Callable, url: str, states: Callable) -> None:
+    """Status 2 would have a launch take the whole search for refused; here the study cannot go on, and says why."""
+    search = registered(trials=1, held_out_every=1, learning_rate_scale=1e20)
+    assert Worker(url, search.settings.study).work() == 1
+    assert states(search.settings.study) == {"FAIL": most_failures(1) + 1}
+    assert "TrainingDiverged: loss is nan at step 1" in search.state().reason
+
+
 def test_one_with_other_contents_may_not_join(registered: Callable, url: str, spoilt: Path) -> None:
     search = registered(trials=1)
     picture = sorted(spoilt.rglob("*.jpg"))
@@ -160,6 +168,30 @@ def test_it_takes_trials_until_the_study_is_finished_and_says_so_without_noise(r
     log = (tmp_path / "worker.log").read_text()
     assert "trial 0 finished" in log and "all 1 trials are finished" in log
     assert "ExperimentalWarning" not in log and "Traceback" not in log and "it/s]" not in log
+
+
+HANGING = """
+import ctypes
+from hpo import stopping, worker
+worker.STOP_SECONDS = 0.5
+stopping.on_signals(worker.signal.SIGTERM)
+worker.die_with_parent()
+lock = ctypes.create_string_buffer(64)
+print("hangs", flush=True)
+for _ in range(2):
+    ctypes.CDLL(None).pthread_mutex_lock(lock)  # the second time for ever, outside Python: its own signal handlers are not run
+"""
+
+
+def test_one_that_hangs_in_native_code_does_not_outlive_its_launch(repository: Path) -> None:
+    hanging = subprocess.Popen([sys.executable, "-c", HANGING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=repository)
+    try:
+        assert hanging.stdout.readline() == "hangs\n"
+        hanging.stdin.close()
+        assert hanging.wait(120) == -signal.SIGKILL
+    finally:
+        hanging.kill()
+        hanging.wait()
 
 
 def trains(query: Callable, search: Search) -> list:

@@ -155,6 +155,7 @@ class Made:
                 "FROM peft_pareto.rungs, unnest(CAST(:names AS text[])) name WHERE study_id = :s",
             ):
                 connection.execute(text(statement), given)
+            connection.execute(text("SELECT peft_pareto.learn_points(:s, NULL)"), given)
             if draws:
                 connection.execute(text(
                     "UPDATE peft_pareto.scores SET replicates = (SELECT array_agg(random()) FROM generate_series(1, 256)) "
@@ -188,13 +189,14 @@ def together() -> Callable[..., list[object]]:
 
 @pytest.fixture
 def study(store: Store) -> Callable[..., Made]:
-    """Makes registered studies: `study(5, directions=…, name=…, lease_seconds=…)`."""
+    """Makes registered studies: `study(5, directions=…, name=…, lease_seconds=…, repeats=…)`."""
 
     def make(
         number: int = 5,
         directions: tuple[str, ...] = ("minimize", "minimize"),
         name: str | None = None,
         lease_seconds: float = 60,
+        repeats: int = 1,
         **settings: object,
     ) -> Made:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -208,7 +210,7 @@ def study(store: Store) -> Callable[..., Made]:
             "memorization": "copy_excess",
             **settings,
         }
-        results.register(store, made._study_id, number, {"data": "phantoms"}, {"workers": 1},
+        results.register(store, made._study_id, number, {"data": "phantoms"} | ({"repeats": repeats} if repeats > 1 else {}), {"workers": 1},
                          lease_seconds=lease_seconds, **kinds)  # fmt: skip
         return Made(store, made, made._study_id)
 

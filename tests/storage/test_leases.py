@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import optuna
 import psycopg2
@@ -61,6 +61,52 @@ def test_heartbeat_outlives_lost_connections(study: Callable) -> None:
                 connection.execute(drop)
         assert not heartbeat.lost.is_set()
         assert leases.read(made.store, trial.trial_id).seconds_left > 0
+
+
+@pytest.fixture
+def failing(server: str) -> Iterator[Callable[[int, int], Callable[[], int]]]:
+    """`failing(trial, times)`: the server fails at so many heartbeats of a trial with an internal error; gives a count of its heartbeats since."""
+    connection = psycopg2.connect(server)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        def make(trial: int, times: int) -> Callable[[], int]:
+            cursor.execute("CREATE SEQUENCE beats MINVALUE 0")  # it counts also where the transaction fails
+            cursor.execute(
+                f"CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('beats') < {times} THEN "
+                "RAISE 'out of order' USING ERRCODE = 'XX000'; END IF; RETURN NEW; END $$"
+            )
+            cursor.execute(f"CREATE TRIGGER a BEFORE UPDATE ON peft_pareto.leases FOR EACH ROW WHEN (NEW.trial_id = {trial}) EXECUTE FUNCTION fail()")
+
+            def beats() -> int:
+                cursor.execute("SELECT last_value FROM beats")
+                return cursor.fetchone()[0]
+
+            return beats
+
+        yield make
+        cursor.execute("DROP TRIGGER IF EXISTS a ON peft_pareto.leases; DROP FUNCTION IF EXISTS fail; DROP SEQUENCE IF EXISTS beats")
+    connection.close()
+
+
+def test_heartbeat_bears_a_server_that_fails_in_an_unforeseen_way(study: Callable, failing: Callable, caplog: pytest.LogCaptureFixture) -> None:
+    made = study(lease_seconds=20)
+    trial = made.start()
+    with leases.Heartbeat(made.store, trial.trial_id) as heartbeat:
+        beats = failing(trial.trial_id, 2)
+        heartbeat.stage("training")
+        deadline = time.monotonic() + 60
+        while beats() < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not heartbeat.lost.is_set() and leases.read(made.store, trial.trial_id).stage == "training"
+    assert "could not be extended: out of order" in caplog.text
+
+
+def test_heartbeat_says_that_the_lease_is_gone_where_the_server_only_fails(study: Callable, failing: Callable) -> None:
+    made = study(lease_seconds=2)
+    trial = made.start()
+    with leases.Heartbeat(made.store, trial.trial_id) as heartbeat:
+        failing(trial.trial_id, 1_000_000)
+        assert heartbeat.lost.wait(60)
 
 
 def test_asking_lets_one_worker_in_at_a_time(study: Callable, opened: Callable) -> None:
@@ -164,6 +210,18 @@ def test_translated_leaves_other_errors_and_names_outages(server: str) -> None:
         raise exc.OperationalError("SELECT 1", None, psycopg2.OperationalError("server closed the connection unexpectedly"))
     with pytest.raises(StorageUnreachable), leases.translated():
         raise psycopg2.OperationalError("server closed the connection unexpectedly")
+
+
+@pytest.mark.parametrize("state", ["57014", "55P03", "58030", "53100", "57P01", "40P01"])
+def test_translated_names_what_passes(store: Store, state: str) -> None:
+    with pytest.raises(StorageUnreachable, match="cannot go on: in vain"), leases.translated(), store.at_once.connect() as connection:
+        connection.execute(text(f"DO $$ BEGIN RAISE 'in vain' USING ERRCODE = '{state}'; END $$"))
+
+
+def test_a_statement_that_the_server_cancels_passes(store: Store) -> None:
+    with pytest.raises(StorageUnreachable, match="statement timeout"), leases.translated(), store.engine.begin() as connection:
+        connection.execute(text("SET LOCAL statement_timeout = 10"))
+        connection.execute(text("SELECT pg_sleep(60)"))
 
 
 def _writes(made, trial: trials.Started) -> list[Callable[[], object]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,28 @@ def test_saving_again_replaces(subset, tmp_path):
     checkpoint.save(path, subset, CANDIDATE, "first")
     checkpoint.save(path, subset, CANDIDATE, "second")
     assert checkpoint.read(path).base == "second"
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """Each file and folder that is brought to the disk, by inode, and what its folder, or it, holds then."""
+    found, fsync = [], os.fsync
+
+    def record(handle: int) -> None:
+        fsync(handle)
+        about = os.fstat(handle)
+        found.append((about.st_ino, sorted(os.listdir(handle)) if stat.S_ISDIR(about.st_mode) else about.st_size))
+
+    monkeypatch.setattr(os, "fsync", record)
+    return found
+
+
+def test_file_and_names_are_on_the_disk_when_it_is_written(subset, tmp_path, synced):
+    """Its content before it has its name, its name and those of new folders at last: a power cut must not take what the database knows of."""
+    path = tmp_path / "study" / "weights" / "a.safetensors"
+    size = checkpoint.save(path, subset, CANDIDATE, "b")
+    assert (path.stat().st_ino, size) in synced and synced[-1] == (path.parent.stat().st_ino, ["a.safetensors"])
+    assert {(tmp_path.stat().st_ino, ("study",)), (path.parent.parent.stat().st_ino, ("weights",))} <= {(inode, tuple(held)) for inode, held in synced if isinstance(held, list)}
 
 
 def test_a_full_disk_is_an_oserror_with_its_number_and_leaves_the_former_file(subset, tmp_path):

@@ -82,7 +82,7 @@ def test_what_is_not_said_is_as_in_the_method_as_a_baseline():
     (("--metod", "lora"), "'--metod' is no flag of python -m trainers.units: take --method"), (("--rank", "4"), "add --method"),
     (("--method", "lora", "--rank", "0"), "no rank"), (("--method", "bias", "--rank", "4"), "has no rank"), (("--method",), "expected one argument"),
     (("--method", "bias", "--kinds", "bias,biass"), "kind 'biass' is unknown: take bias"),
-    (("--method", "bias", "--regions", "resolution/16"), "region 'resolution/16' is not in this U-Net")])
+    (("--method", "bias", "--regions="), "'' has an empty name"), (("--method", "bias", "--regions", "resolution/16"), "region 'resolution/16' is not in this U-Net")])
 def test_a_mistake_is_one_line_and_status_2(said, words, says):
     status, out, err = said(*words)
     assert (status, out) == (2, "") and err.startswith("error: ") and err.count("\n") == 1 and says in err, err

@@ -129,10 +129,10 @@ def test_a_curve_goes_on_over_pauses_and_workers(make, unet, scheduler, examples
                 training.save()
         return found
 
-    wanted, checkpoints = run([6], Curve()), Checkpoints(tmp_path / "state", 0, {})
-    run([1, 3], Curve(), checkpoints=checkpoints)
+    wanted, checkpoints = run([6], Curve(1e-3)), Checkpoints(tmp_path / "state", 0, {})
+    run([1, 3], Curve(1e-3), checkpoints=checkpoints)
     heard = []
-    assert run([4, 6], Curve(lambda step, *_: heard.append(step)), checkpoints=checkpoints).points == wanted.points
+    assert run([4, 6], Curve(1e-3, lambda step, *_: heard.append(step)), checkpoints=checkpoints).points == wanted.points
     assert list(wanted.points) == [0, 2, 4, 6] and heard == [4, 6]
 
 

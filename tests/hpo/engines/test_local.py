@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hpo.engines.base import MOST_DEATHS, Deaths, cores, fitting_share, places_on, threads_for
+from hpo import engines
+from hpo.engines import base
+from hpo.engines.base import MOST_A_CORE, MOST_DEATHS, Deaths, cores, fitting_share, most_workers, places_on, threads_for
 from hpo.engines.local import Local, default_workers, gpus
 from hpo.engines.ray import Ray
 from hpo.errors import BadSetting, SearchError
@@ -81,6 +85,37 @@ def test_ray_says_how_far_to_lower_the_fraction(nvidia: Callable) -> None:
     nvidia(2)
     with pytest.raises(BadSetting, match="--workers 6 --gpus-per-trial 0.4: only 4 fit on 2 GPUs; lower --gpus-per-trial to 0.3333, or take at most 4 workers"):
         Ray().check(Settings(engine="ray", workers=6, gpus_per_trial=0.4))
+
+
+@pytest.mark.parametrize("given", [{"workers": 100_000, "device": "cuda"}, {"workers": 2, "device": "cuda:1"}, {"workers": 3, "device": "cuda"}, {"workers": 100_000, "device": "cpu"},
+                                   {"workers": 100_000}, {"workers": 15_000, "device": "cuda", "engine": "ray", "gpus_per_trial": 0.0001},
+                                   {"workers": 100_000, "engine": "ray", "gpus_per_trial": 0.0001}, {"workers": 3, "engine": "ray"},
+                                   {"workers": 100_000, "device": "cpu", "engine": "ray"}, {"device": "cuda", "engine": "ray", "gpus_per_trial": 3.0}])
+def test_whoever_does_what_a_refusal_says_is_not_refused_again(given: dict, nvidia: Callable) -> None:
+    """Each way out that is named, taken by itself."""
+    nvidia(2)
+    asked = Settings(**given).check()
+    with pytest.raises(BadSetting) as refused:
+        engines.named(asked.engine).check(asked)
+    said = str(refused.value)
+    ways = [{"workers": int(most)} for most in re.findall(r"take at most (\d+)", said)]
+    ways += [{"engine": "ray", "gpus_per_trial": float(share)} for share in re.findall(r"(?:--engine ray --gpus-per-trial|lower --gpus-per-trial to) ([\d.]+)", said)]
+    ways += [{"workers": None}] * ("leave the flag out" in said) + [{"device": "cpu"}] * ("take --device cpu" in said)
+    assert ways and "\n" not in said
+    for way in ways:
+        chosen = replace(asked, **way).check()
+        engines.named(chosen.engine).check(chosen)
+        assert 1 <= engines.named(chosen.engine).places(chosen) <= most_workers()
+
+
+def test_a_machine_holds_so_many_workers_as_its_memory_and_cores_allow(monkeypatch) -> None:
+    monkeypatch.setattr(base, "cores", lambda: 2)
+    for gib, most in ((0.1, 1), (3.9, 7), (1000.0, 2 * MOST_A_CORE)):
+        monkeypatch.setattr(base, "memory_gib", lambda: gib)
+        assert most_workers() == most
+        base.check_fits(most), base.check_fits(None)
+        with pytest.raises(BadSetting, match=f"^--workers {most + 1}: this machine holds at most {most}, each takes 0.5 GiB or more of its {gib:.1f} GiB"):
+            base.check_fits(most + 1)
 
 
 @pytest.mark.parametrize(("gpus", "share", "places"), [(2, 0.4, 4), (2, 1.0, 2), (1, 0.1, 10), (3, 2.0, 1), (1, 2.0, 0), (2, 0.3333, 6), (1, 0.00001, 10_000)])

@@ -109,7 +109,9 @@ def test_the_example_of_the_docstring_is_a_space(written: Callable, bounds: Boun
     ("[methods.lora]\nranks = 4", "methods.lora.ranks = 4: it must be a list of whole numbers from 1 on"), ("[methods.lora]\nranks = [0]", "from 1 on"),
     ("[methods.lora]\nranks = [true]", "from 1 on"), ("[methods.lora]\nranks = []", "from 1 on"), ("steps = [1.5]\n[methods.bias]", "steps = [1.5]: it must be"),
     ("[methods.lora]\nlearning_rates = [1e-2, 1e-4]", "the lowest and the highest rate, both above 0"), ("[methods.lora]\nlearning_rates = [0, 1]", "above 0"),
-    ("[methods.lora]\nlearning_rates = [1]", "write [1e-4, 1e-2]"), ("[methods.lora]\nlearning_rates = [nan, inf]", "above 0"),
+    (f"[methods.lora]\nlearning_rates = [1e-4, {10**400}]", "at most 2147483647"), (f"[methods.lora]\nranks = [{10**400}]", "whole numbers from 1 on"),
+    (f"[methods.bias]\n[mitigations.rwa]\nprobability = [{10**400}]", "a list of numbers"), (f"steps = {'9' * 5000}", "it is not TOML"),
+    (f"steps = {'[' * 100_000}", "it is not TOML"), ("[methods.lora]\nlearning_rates = [1]", "write [1e-4, 1e-2]"), ("[methods.lora]\nlearning_rates = [nan, inf]", "above 0"),
     ("[methods.lora]\nkinds = ['atention']", "kind 'atention' is unknown: take attention"), ("[methods.lora]\nkinds = [[]]", "each one kind or a list of them"),
     ("[methods.lora]\nkinds = 'attention'", "a list of choices"), ("[methods.lora]\nkinds = [[1]]", "a list of choices"),
     ("regions = ['upp']\n[methods.lora]", "region 'upp' is unknown: take up"), ("[methods.lora]\nregions = ['dwn_blocks.1']", "is unknown: take down_blocks"),
@@ -118,7 +120,7 @@ def test_the_example_of_the_docstring_is_a_space(written: Callable, bounds: Boun
     ("[methods.bias]\n[mitigations.rwaa]", "[mitigations.rwaa] is unknown: take rwa"), ("[methods.bias]\n[mitigations]\nrwa = 1", "it must be tables"),
     ("[methods.bias]\n[mitigations.rwa]\nword = [1]", "key 'mitigations.rwa.word' is unknown: take words"),
     ("[methods.bias]\n[mitigations.rwa]\nprobability = [1.5]", "probability is 1.5 and must be above 0 and at most 1"),
-    ("[methods.bias]\n[mitigations.rwa]\nprobability = ['x']", "a list of finite numbers"), ("steps 3", "it is not TOML"), ("\udc80", "it is not TOML")])
+    ("[methods.bias]\n[mitigations.rwa]\nprobability = ['x']", "a list of numbers up to 2147483647"), ("steps 3", "it is not TOML"), ("\udc80", "it is not TOML")])
 def test_what_is_wrong_is_one_line_that_names_the_file(text: str, says: str, tmp_path) -> None:
     (tmp_path / "bad.toml").write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(BadSetting) as refused:

@@ -1,0 +1,65 @@
+"""What a launch would find and do, before it starts: `--plan` reads the store and makes nothing in it, no study and no folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import optuna
+
+from hpo import objectives
+from hpo.identity import identity, resolution_of
+from hpo.preparation import dealt_sides
+from hpo.settings import Settings
+from hpo.study import Search
+from storage import embedded, leases, results
+from storage.errors import UnknownStudy
+from storage.store import Store, open_store
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left to do of a study: trials, and in words why."""
+
+    trials: int
+    said: str
+
+
+def left(settings: Settings, queue_of: Callable[[Search], list]) -> Left:
+    """Raises what a launch raises before its first trial. queue_of: what reads --enqueue and --warm-start."""
+    store = known_store(settings.storage)
+    if store is None and settings.warm_start is not None:
+        raise UnknownStudy(settings.warm_start, ())
+    what = identity(settings, dealt_sides(settings, resolution_of(settings)))
+    is_there = store is not None and settings.study in results.study_names(store)
+    search = Search(store, settings, None if is_there else in_memory(settings))
+    queue_of(search)
+    search.check()
+    if not is_there:
+        return Left(settings.trials, f"{settings.study} is new: {settings.trials} trials to run")
+    results.compare(store, search.id, search.binding(what), search.free(), objectives=search.objectives.names, reward_weight=settings.reward_weight)
+    return of_known(search)
+
+
+def of_known(search: Search) -> Left:
+    """As the launch will see it: its --trials and --hours are the study's then, and what failed before does not count against it."""
+    counts = replace(leases.counts(search.store, search.id), trials=search.settings.trials, overdue=False, failed=0)
+    ended = None if counts.running else search.ending.verdict(counts)
+    found = f"{search.settings.study} has {counts.finished} finished trials"
+    if ended:
+        return Left(0, f"{found}, nothing is left: {ended.reason}")
+    trials = max(counts.trials - counts.finished, 0)
+    return Left(trials, f"{found}, {trials} of {counts.trials} are left" + (f", {counts.running} of which run now" if counts.running else ""))
+
+
+def known_store(url: str | None) -> Store | None:
+    """The store, None where the embedded server was never started: it is not made for a look."""
+    if url is None and not embedded.is_made():
+        return None
+    return open_store(embedded.start() if url is None else url)
+
+
+def in_memory(settings: Settings) -> optuna.Study:
+    """A study of that name that nobody else sees, since there is none."""
+    return optuna.create_study(study_name=settings.study, directions=objectives.parse(settings.objectives).directions,
+                               sampler=optuna.samplers.RandomSampler(seed=settings.seed))
