@@ -134,8 +134,8 @@ def one_trial(search: Search, generator: np.random.Generator, at_rung: Callable[
 class Untrained:
     """In the place of hpo.tuning.Tuning: says and writes all that it would, without fine-tuning, generating or measuring anything."""
 
-    def __init__(self, inner: None, candidate: Candidate, repeat: int, on_stage: Callable[[str], None], state: Path, on_loss: Callable[[int, float, float], None],
-                 on_save: Callable[[], None]):
+    def __init__(self, inner: None, candidate: Candidate, repeat: int, on_stage: Callable[[str], None], state: Path,
+                 on_loss: Callable[[int, float, float], None], on_save: Callable[[], None]):
         self.candidate, self.on_stage, self.state, self.on_loss, self.on_save = candidate, on_stage, state, on_loss, on_save
         self.generator, self.done, self.curve = np.random.default_rng(int(candidate.hash[:12], 16)), 0, {}
 

@@ -157,7 +157,9 @@ def moment(store: Store, study_id: int) -> Moment:
 
 
 def droppable(store: Store, study_id: int, weights: str, state: str, kept: str, since: Moment | None = None) -> list[str]:
-    """Paths of files that need not stay, as it came to be since then: see sql/standing.sql. weights, state: kinds of artifacts; kept: "front", "all", "none"."""
+    """Paths of files that need not stay, as it came to be since then: see sql/standing.sql.
+
+    weights, state: kinds of artifacts; kept: "front", "all" or "none"."""
     query = "SELECT path FROM peft_pareto.droppable(:study, :weights, :state, :kept, :recorded, CAST(:ended AS timestamp))"
     recorded, ended = (0, "-infinity") if since is None else (since.recorded, since.ended)
     return [row["path"] for row in _rows(store, query, study=study_id, weights=weights, state=state, kept=kept, recorded=recorded, ended=ended)]

@@ -147,7 +147,8 @@ def finish(search: Search, asked: Asked, fd: float, copy_excess: float) -> None:
 @pytest.mark.parametrize("spoilt", [{"fd": 2.3, "copy_excess": 2.3}, {"fd": 1.9, "copy_excess": 1.9, "spoils": True}], ids=["worse", "infeasible"])
 def test_a_point_that_returns_to_the_front_has_its_tensors(searching: Callable[..., Search], tmp_path, spoilt: dict) -> None:
     """A repeat takes the point that dominated it off the front: its mean gets worse, or it violates a measured bound."""
-    search = searching(Settings(study=f"back-{tmp_path.name}", steps=40, rungs=2, reduction=2, pruner="none", out=str(tmp_path), repeats=3, require="kid<=0.5"), trials=9)
+    search = searching(Settings(study=f"back-{tmp_path.name}", steps=40, rungs=2, reduction=2, pruner="none", out=str(tmp_path), repeats=3,
+                                require="kid<=0.5"), trials=9)
     finish(search, begin(search, "full"), 2.0, 2.0)
     lucky = reference_candidate("bias", 40, 1.0)
     finish(search, search.begin(Entry(lucky)), 1.9, 1.9)
@@ -165,7 +166,8 @@ def test_a_point_that_returns_to_the_front_has_its_tensors(searching: Callable[.
 
 
 def test_a_joint_reward_s_yardstick_that_is_interrupted_keeps_its_rung_s_tensors(searching: Callable[..., Search], tmp_path) -> None:
-    search = searching(Settings(study=f"joint-{tmp_path.name}", steps=40, rungs=2, reduction=2, pruner="none", out=str(tmp_path), objectives="joint_reward"), trials=9)
+    search = searching(Settings(study=f"joint-{tmp_path.name}", steps=40, rungs=2, reduction=2, pruner="none", out=str(tmp_path),
+                                objectives="joint_reward"), trials=9)
     yardstick = search.ask()
     early = reach(search, yardstick, 20, 1.0, 0.2)
     assert search.fail(yardstick, "ConnectionError", own_cause=False) == "left"

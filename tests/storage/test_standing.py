@@ -131,7 +131,8 @@ def test_another_value_for_a_rung_lets_those_return_that_it_dominated(study: Cal
                                                      (("maximize",) * 4, 1)])
 def test_the_front_is_that_of_all_points_however_they_came(study: Callable, directions: tuple[str, ...], repeats: int) -> None:
     """Against an independent way, after each rung: points in random order, with ties, infeasible ones and repeats."""
-    made, generator = study(99, directions=directions, repeats=repeats, objectives=tuple(SCORES)[: len(directions)]), np.random.default_rng(len(directions) + repeats)
+    made = study(99, directions=directions, repeats=repeats, objectives=tuple(SCORES)[: len(directions)])
+    generator = np.random.default_rng(len(directions) + repeats)
     signs = np.array([1 if direction == "minimize" else -1 for direction in directions])
     runs: dict[str, list[tuple[np.ndarray, bool]]] = {}
     for _ in range(40):
