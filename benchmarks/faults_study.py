@@ -192,8 +192,9 @@ class FaultyStudy:
 
     def register(self, trials: int) -> None:
         """As a launch does; again, with more trials, as a later launch that asks for more."""
+        self.trials = trials  # also where the answer is lost
         self.search.register(trials, self.place.inner.identity)
-        self.registered, self.trials = True, trials
+        self.registered = True
         with self.search.store.engine.begin() as connection:
             connection.exec_driver_sql("UPDATE peft_pareto.studies SET lease_seconds = %s WHERE study_id = %s", (self.load.lease, self.search.id))
 
