@@ -20,6 +20,7 @@ from benchmarks.faults_left import processes, shared_memory, stray_files, stray_
 from benchmarks.faults_plans import PLANS
 from benchmarks.faults_study import FaultyStudy, Load, NotPossible, Place
 from hpo.command import one_line_errors
+from hpo.engines import CLASSES
 from hpo.errors import BadSetting
 from storage import embedded
 from trainers.errors import nearest
@@ -30,7 +31,8 @@ HEADER = ["fault", "what was done", "trials asked / finished / left running", "f
 EXPLAINED = ("Each row is a study of its own of real trials (two rungs, the fewest pictures and steps that train), which is asked for more trials while the "
              "fault goes on. *Failed* trials were replaced; the reasons are beside their number. *Rungs as unbroken*: a few trials, those first that "
              "lost a lease, are run again from their candidate in one go, and every score and interval is compared. *Left behind*: processes, shared memory, "
-             "temporary files, tensors and training states that belong to no point of the front, and pictures that no trial notes, after the server was stopped. "
+             "temporary files, tensors and training states that belong to no point of the front, and pictures that no trial notes, after the server was stopped; "
+             "the logs that Ray keeps of its sessions are not counted. Rows with *ray* were done to actors of `python -m hpo.launch --engine ray`. "
              "`--write` replaces the rows of the faults that were done and leaves the others.")
 
 
@@ -61,9 +63,14 @@ def failed(counts: Counts) -> str:
     return f"{counts.failed} ({reasons})".replace("|", " ") if reasons else str(counts.failed)
 
 
+def row_name(fault: str, engine: str) -> str:
+    """By which a fault is found in the table."""
+    return fault if engine == "local" else f"{fault}, {engine}"
+
+
 def suffer(fault: str, place: Place) -> Row:
     """Do a fault to a study of its own, and count. The server runs for it alone."""
-    started, shown = time.monotonic(), place.home / "artifacts"
+    started, shown, title = time.monotonic(), place.home / "artifacts", row_name(fault, place.load.engine)
     earlier = set(stray_pictures(shown, set()))  # of other faults' studies
     embedded.start(place.home)
     study = FaultyStudy(place, fault, place.home / "out" / fault)
@@ -72,7 +79,7 @@ def suffer(fault: str, place: Place) -> Row:
         try:
             ended = study.run(PLANS[fault](study, stack))
         except (NotPossible, TimeoutError) as error:
-            return Row(fault, "not done", None, (), minutes_since(started), (str(error), *study.deaths))
+            return Row(title, "not done", None, (), minutes_since(started), (str(error), *study.deaths))
         staying = study.wait_for_workers()
         counts = counted(study.search, place.inner, place.load.sample)
         left = [f"process {pid} (a worker that did not end)" for pid in staying]
@@ -85,7 +92,7 @@ def suffer(fault: str, place: Place) -> Row:
     left += [f"temporary file {name}" for name in temporary_files(place.temporary)]
     wrong = [*counts.wrong, *([f"{len(left)} left behind"] if left else []), *([f"it ended with {ended.status}: {ended.reason}"] if ended.status else []),
              *(f"a worker died by itself: {words}" for words in study.deaths)]
-    return Row(fault, study.done, counts, tuple(left), minutes_since(started), tuple(wrong))
+    return Row(title, study.done, counts, tuple(left), minutes_since(started), tuple(wrong))
 
 
 def minutes_since(started: float) -> float:
@@ -93,16 +100,18 @@ def minutes_since(started: float) -> float:
 
 
 def report(made: dict[str, list[str]], former: str) -> str:
-    """The table: rows as made now, by fault, and those of a former report for the others, in the order of PLANS."""
-    rows = {cells[0]: cells for cells in ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in former.splitlines()) if cells[0] in PLANS}
+    """The table: rows as made now, by their names, and those of a former report for the others, in the order of engines and PLANS."""
+    names = [row_name(fault, engine) for engine in CLASSES for fault in PLANS]
+    rows = {cells[0]: cells for cells in ([cell.strip() for cell in line.strip("| ").split(" | ")] for line in former.splitlines()) if cells[0] in names}
     rows |= made
-    return f"{table(HEADER, [rows[fault] for fault in PLANS if fault in rows])}\n\n{EXPLAINED}"
+    return f"{table(HEADER, [rows[name] for name in names if name in rows])}\n\n{EXPLAINED}"
 
 
 def main(arguments: list[str] | None = None) -> int:
     usual = Load()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__.splitlines()[0])
     parser.add_argument("--only", default=",".join(PLANS), metavar="NAME,…", help=f"faults to do (default: {','.join(PLANS)})")
+    parser.add_argument("--engine", choices=CLASSES, default=usual.engine, help=f"whose workers suffer (default: {usual.engine})")
     parser.add_argument("--write", action="store_true", help="write docs/faults.md")
     parser.add_argument("--kills", type=int, default=usual.kills, help=f"(default: {usual.kills})")
     parser.add_argument("--restarts", type=int, default=usual.restarts, help=f"(default: {usual.restarts})")
@@ -128,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(" | ".join(rows[-1].cells()), flush=True)
             if given.write:
                 path = DOCS / PAGE
-                write_part(PAGE, "faults", report({fault: [*rows[-1].cells(), made_by]}, path.read_text() if path.exists() else ""))
+                write_part(PAGE, "faults", report({rows[-1].fault: [*rows[-1].cells(), made_by]}, path.read_text() if path.exists() else ""))
     return int(any(row.wrong for row in rows))
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.faults_proxy import Proxy
-from benchmarks.faults_study import TICK_SECONDS, FaultyStudy, NotPossible
+from benchmarks.faults_study import TICK_SECONDS, FaultyStudy, NotPossible, trains
 from storage.engine import LOCK_SPACE
 
 Plan = Generator[float, None, str]
@@ -28,11 +28,12 @@ FEW = 4  # workers, where their number is not the point
 HOURS = (5, -7)  # that the clocks of every second worker are wrong by
 DISK_BYTES = 256 << 20
 NETWORK_SPELL = 8.0  # seconds of a delay, or of refused connections
+DRIVERS = 3  # launches that are killed
 CUTS = 5  # statements that are cut in two
 SILENT_LEASES = 1.5  # how long nothing comes through
 PATIENT_LEASES = 6  # how long others may take to get on without a worker that is paused
 HOLDS_TURN = f"""
-SELECT a.pid, a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+SELECT l.pid FROM pg_locks l
     WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {LOCK_SPACE} AND l.objid = :study AND l.objsubid = 2
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
@@ -44,8 +45,7 @@ def pause_of(study: FaultyStudy) -> float:
 
 def begin(study: FaultyStudy, workers: int, url: str | None = None) -> None:
     study.register(study.load.trials)
-    for _ in range(workers):
-        study.start(url)
+    study.start(workers, url)
 
 
 def until(condition: Callable[[], object], seconds: float = float("inf")) -> Generator[float, None, bool]:
@@ -65,7 +65,7 @@ def kills(study: FaultyStudy, stack: ExitStack) -> Plan:
         yield pause_of(study)
         holders = yield from study.a_holder()
         study.kill(random.choice(holders)[0])
-    return f"{study.load.kills} × kill -9 of one of {study.load.workers} workers while it held a trial"
+    return f"{study.load.kills} × kill -9 of one of {study.load.workers} {study.kind} while it held a trial"
 
 
 def restarts(study: FaultyStudy, stack: ExitStack) -> Plan:
@@ -75,24 +75,25 @@ def restarts(study: FaultyStudy, stack: ExitStack) -> Plan:
         yield pause_of(study)
         yield from study.a_holder()
         study.place.restart_server()
-    return f"{study.load.restarts} × PostgreSQL stopped with -m immediate and started, under {FEW} workers"
+    return f"{study.load.restarts} × PostgreSQL stopped with -m immediate and started, under {FEW} {study.kind}"
 
 
 def full_disk(study: FaultyStudy, stack: ExitStack) -> Plan:
-    """The file system of --out, where tensors and training states go, is full in the middle of the study; workers end, and are started when there is space."""
+    """The file system of --out, where tensors and training states go, is full in the middle of the study; workers, and with Ray the launch, end, and are started
+    when there is space."""
     mount(study.out, stack)
     begin(study, FEW)
     yield from until(lambda: study.ask("SELECT number FROM trials WHERE study_id = :study AND state = 'COMPLETE'"))
     study.replacing, study.forgiven = False, os.strerror(errno.ENOSPC)
-    ballast = study.out / "ballast"
+    ballast, all_of_them = study.out / "ballast", len(study.workers)
     if not (yield from until(lambda: fill(ballast) and all(each.process.poll() is not None for each in study.workers), 60 * study.load.minutes / 2)):
         study.deaths.append("a worker went on though the disk is full")
     study.see_to_workers()
     ballast.unlink()
     study.replacing, died = True, study.forgiven_deaths
-    for _ in range(FEW):
-        study.start()
-    return f"the disk of --out filled to the last byte: {died} of {FEW} workers ended in one line; {FEW} others began when there was space"
+    study.start(FEW)
+    which = f"{died} of {FEW} workers" if study.load.engine == "local" else f"{died} of {all_of_them} launches, of {FEW} actors,"
+    return f"the disk of --out filled to the last byte: {which} ended in one line; as many others began when there was space"
 
 
 def mount(folder: Path, stack: ExitStack) -> None:
@@ -132,7 +133,7 @@ def network(study: FaultyStudy, stack: ExitStack) -> Plan:
     proxy.to_cut = CUTS
     yield from until(lambda: proxy.cuts >= CUTS)
     return (f"{NETWORK_SPELL:g} s of delay, {NETWORK_SPELL:g} s of refused connections, {silence:g} s of silence ({SILENT_LEASES:g} leases), "
-            f"{proxy.cuts} statements cut in two by RST, for all {FEW} workers")
+            f"{proxy.cuts} statements cut in two by RST, for all {FEW} {study.kind}")
 
 
 def paused(study: FaultyStudy, stack: ExitStack) -> Plan:
@@ -147,7 +148,7 @@ def paused(study: FaultyStudy, stack: ExitStack) -> Plan:
         proceed(pid)
         yield study.load.lease / 2
     yield from paused_in_turn(study, stack)
-    return "SIGSTOP of a worker until another had its trial: 2 × in the middle of a trial, 1 × while it had the turn to propose"
+    return f"SIGSTOP of one of {FEW} {study.kind} until another had its trial: 2 × in the middle of a trial, 1 × while it had the turn to propose"
 
 
 def has_lost(study: FaultyStudy, pid: int, trial: int) -> bool:
@@ -155,23 +156,24 @@ def has_lost(study: FaultyStudy, pid: int, trial: int) -> bool:
 
 
 def paused_in_turn(study: FaultyStudy, stack: ExitStack) -> Wait:
-    """Others must get on while the worker that had the turn to ask for a trial is paused."""
+    """Others must get on while the worker that had the turn to ask for a trial is paused: it is among those that hold none, so all these are."""
     while True:
-        turn = next(iter(study.ask(HOLDS_TURN)), None)
-        worker = next((each for each in study.workers if turn is not None and each.name == turn.application_name), None)
-        if worker is None:
-            yield 0.0
-            continue
-        os.kill(worker.process.pid, signal.SIGSTOP)
-        stack.callback(proceed, worker.process.pid)
-        yield 1.0
-        if turn in study.ask(HOLDS_TURN):
+        turn = study.ask(HOLDS_TURN)
+        holders = {pid for pid, _ in study.holders()}
+        asking = study.trainers() - holders if turn and holders else set()
+        for pid in asking:
+            os.kill(pid, signal.SIGSTOP)
+            stack.callback(proceed, pid)
+        yield float(bool(asking))
+        if asking and turn == study.ask(HOLDS_TURN):
             break
-        proceed(worker.process.pid)
-    if not (yield from until(lambda: turn not in study.ask(HOLDS_TURN), PATIENT_LEASES * study.load.lease)):
+        for pid in asking:
+            proceed(pid)
+    if not (yield from until(lambda: turn != study.ask(HOLDS_TURN), PATIENT_LEASES * study.load.lease)):
         study.deaths.append("nobody could ask while the worker whose turn it was to ask was paused")
     yield study.load.lease / 2
-    proceed(worker.process.pid)
+    for pid in asking:
+        proceed(pid)
 
 
 def proceed(pid: int) -> None:
@@ -182,16 +184,18 @@ def proceed(pid: int) -> None:
 
 
 def clocks(study: FaultyStudy, stack: ExitStack) -> Plan:
-    """Every second worker's wall clock is hours ahead or behind; one worker is killed, so that a lease is taken by the server's clock."""
+    """The wall clocks of every second worker, or of the processes of each of two launches with Ray, are hours ahead or behind; one worker is killed, so that a
+    lease is taken by the server's clock."""
     library = compiled_clock(study.place.home)
     study.register(study.load.trials)
-    for number in range(FEW):
-        hours = (0, HOURS[0], 0, HOURS[1])[number % 4]
-        study.start(**({"LD_PRELOAD": str(library), "FAULTS_SKEW": str(3600 * hours)} if hours else {}))
+    skews = (0, HOURS[0], 0, HOURS[1]) if study.load.engine == "local" else HOURS
+    each = FEW // len(skews)
+    for hours in skews:
+        study.start(each, **({"LD_PRELOAD": str(library), "FAULTS_SKEW": str(3600 * hours)} if hours else {}))
     yield from until(lambda: len(study.holders()) == FEW)
     study.kill(random.choice(study.holders())[0])
     yield study.load.lease
-    return f"clocks of 2 of {FEW} workers wrong by {HOURS[0]:+} and {HOURS[1]:+} hours, and 1 × kill -9"
+    return f"clocks of {each * len(HOURS)} of {FEW} {study.kind} wrong by {HOURS[0]:+} and {HOURS[1]:+} hours, and 1 × kill -9"
 
 
 def compiled_clock(folder: Path) -> Path:
@@ -212,11 +216,31 @@ def compiled_clock(folder: Path) -> Path:
 def launches(study: FaultyStudy, stack: ExitStack) -> Plan:
     """Two at the same moment, before there is such a study."""
     study.replacing = False
-    both = [study.launch(study.load.trials, 2) for _ in range(2)]
+    both = [study.launch(2) for _ in range(2)]
     yield from until(lambda: all(each.process.poll() is not None for each in both))
     study.registered = True
-    return "2 launches of 2 workers each, started at the same moment"
+    return f"2 launches of 2 {study.kind} each, started at the same moment"
+
+
+def driver(study: FaultyStudy, stack: ExitStack) -> Plan:
+    """Launch itself is killed; its workers must end without it, and the same command again goes on from what is in the database."""
+    study.register(study.load.trials)
+    study.launch(FEW)
+    for _ in range(DRIVERS):
+        yield from until(study.holders)
+        yield pause_of(study)
+        yield from study.a_holder()
+        orphans = study.trainers()
+        study.kill(study.workers[0].process.pid)
+        if not (yield from until(partial(have_ended, orphans), PATIENT_LEASES * study.load.lease)):
+            study.deaths.append("a worker outlived its launch")
+    return f"{DRIVERS} × kill -9 of launch while its {FEW} {study.kind} held trials, and the same command again"
+
+
+def have_ended(pids: set[int]) -> bool:
+    return not any(trains(pid) for pid in pids)
 
 
 PLANS: dict[str, Callable[[FaultyStudy, ExitStack], Plan]] = {
-    "kills": kills, "restarts": restarts, "full-disk": full_disk, "network": network, "paused": paused, "clocks": clocks, "launches": launches}
+    "kills": kills, "restarts": restarts, "full-disk": full_disk, "network": network, "paused": paused, "clocks": clocks, "launches": launches,
+    "driver": driver}

@@ -1,7 +1,8 @@
-"""A place where faults are done, and a study there with its worker processes. Nothing of it touches the user's own data folder."""
+"""A place where faults are done, and a study there with its workers, of either engine. Nothing of it touches the user's own data folder."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -10,16 +11,17 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import psycopg2
 from sqlalchemy import text
 
-from benchmarks.faults_left import mapped_memory
+from benchmarks.faults_left import mapped_memory, processes
 from hpo.settings import Settings
 from storage import cluster, embedded, leases, system_user
 from storage.embedded import HOME_VARIABLE
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parent.parent
 TICK_SECONDS, LOOK_SECONDS = 0.1, 1.0  # between looks at the processes, and at the study
+WORKER, ACTOR = "hpo.worker", "ray::ResourceTrainable"  # in the command lines of processes that train: the module, and how Ray titles its actors
+DIED = "a worker died"  # a launch says in its log, before it has another started
 END_SECONDS = 180.0  # for workers to notice that the study has ended; one that was just started must load its libraries first
 #: The smallest trial that trains: two rungs at the default reduction, and the fewest pictures that settings allow.
 SMALL = {"steps": 6, "rungs": 2, "train_images": 12, "generated": 20, "sampling_steps": 2, "batch_size": 4, "baselines": False, "device": "cpu"}
@@ -46,9 +50,10 @@ class NotPossible(RuntimeError):
 
 @dataclass(frozen=True)
 class Load:
-    """workers: at a time; trials: asked for at first, more follow while a fault goes on; steps: of the longest trials; lease: seconds; pause: least and
+    """engine: whose workers suffer; workers: at a time; trials: asked for at first, more follow while a fault goes on; steps: of the longest trials; lease: seconds; pause: least and
     most seconds from one fault to the next; sample: trials that are run again, unbroken; minutes: the most that a fault may take."""
 
+    engine: str = "local"
     workers: int = 8
     trials: int = 12
     steps: int = SMALL["steps"]
@@ -86,7 +91,7 @@ class Place:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1",
+        return {**os.environ, "TMPDIR": str(self.temporary), "RAY_TMPDIR": str(self.home), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1",
                 "PYTHONPATH": os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))}
 
     def settings(self, study: str, out: Path) -> Settings:
@@ -118,13 +123,13 @@ class Place:
     def data(self) -> Path:
         return (self.home / "postgres").resolve()
 
-    def note_memory(self, pids: Iterable[int] = ()) -> None:
-        """Remember what shared memory the server and these processes have now."""
+    def note_memory(self) -> None:
+        """Remember what shared memory the server and all that was started for this place have now."""
         try:
             postmaster = [int((self.data / "postmaster.pid").read_text().splitlines()[0])]
         except (OSError, ValueError, IndexError):  # it is stopped
             postmaster = []
-        self.memory |= mapped_memory([*postmaster, *pids])
+        self.memory |= mapped_memory([*postmaster, *(each.pid for each in processes(self.home, servers=False))])
 
     def restart_server(self) -> None:
         """As after a crash: all connections are broken, nothing is written down, recovery follows."""
@@ -138,11 +143,11 @@ class Place:
 
 @dataclass
 class WorkerProcess:
+    """A process that takes part: an `hpo.worker`, or a launch with workers of its own. again: starts another in its place."""
+
     process: subprocess.Popen
-    name: str  # by which the database knows its connections
     log: Path
-    url: str
-    extra: dict[str, str]
+    again: Callable[[], WorkerProcess]
 
     def last_line(self) -> str:
         lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
@@ -151,8 +156,12 @@ class WorkerProcess:
 
 @dataclass
 class FaultyStudy:
-    """A registered study and its workers, which are started again when they die. killed: ids of those that a fault killed; forgiven: words in the last
-    line of a worker that dies by the fault; deaths: last lines of all others that died; replacing: whether dead workers are started again; done: what the plan did, in words."""
+    """A registered study and its workers, which are started again when they die: with the local engine processes of `hpo.worker`, with Ray the actors of launches.
+
+    workers: the processes started here; killed: ids of all processes that a fault killed; killed_within: how many of them were workers of a launch; forgiven:
+    words in the last line of a worker that dies by the fault; deaths: last lines of all others that died; replacing: whether dead workers are started again;
+    done: what the plan did, in words.
+    """
 
     place: Place
     name: str
@@ -162,11 +171,17 @@ class FaultyStudy:
     deaths: list[str] = field(default_factory=list)
     forgiven: str | None = None
     forgiven_deaths: int = 0
+    killed_within: int = 0
     replacing: bool = True
 
     def __post_init__(self) -> None:
         self.load, self.url = self.place.load, self.place.new_database()
-        self.started, self.registered, self.done = 0, False, ""
+        self.started, self.registered, self.done, self.trials = 0, False, "", self.load.trials
+
+    @property
+    def kind(self) -> str:
+        """What trains, in words."""
+        return "workers" if self.load.engine == "local" else "actors"
 
     @cached_property
     def search(self) -> Search:
@@ -177,6 +192,7 @@ class FaultyStudy:
 
     def register(self, trials: int) -> None:
         """As a launch does; again, with more trials, as a later launch that asks for more."""
+        self.trials = trials  # also where the answer is lost
         self.search.register(trials, self.place.inner.identity)
         self.registered = True
         with self.search.store.engine.begin() as connection:
@@ -184,33 +200,44 @@ class FaultyStudy:
 
     # Workers.
 
-    def start(self, url: str | None = None, **extra: str) -> WorkerProcess:
-        """A worker process with environment variables of its own. It is not told the URL in its command line, where all users could see it."""
+    def start(self, workers: int, url: str | None = None, **extra: str) -> None:
+        """So many workers, with environment variables of their own; Ray's are the actors of one launch."""
+        if self.load.engine == "ray":
+            self.launch(workers, url, extra)
+            return
+        for _ in range(workers):
+            self.join(url or self.url, extra)
+
+    def join(self, url: str, extra: dict[str, str]) -> WorkerProcess:
+        """A worker process. It is not told the URL in its command line, where all users could see it."""
         from hpo.worker import STORAGE_VARIABLE
 
-        url, name = url or self.url, f"{self.name}-{self.started}"
         command = ["hpo.worker", f"--study={self.name}", "--device=cpu", "--threads=1", f"--wait={END_SECONDS}"]
-        return self.run_module(command, url, extra, {STORAGE_VARIABLE: f"{url}&application_name={name}"})
+        return self.run_module(command, {STORAGE_VARIABLE: url, **extra}, partial(self.join, url, extra))
 
-    def launch(self, trials: int, workers: int) -> WorkerProcess:
-        settings = replace(self.place.settings(self.name, self.out), trials=trials, workers=workers, storage=self.url)
+    def launch(self, workers: int, url: str | None = None, extra: dict[str, str] | None = None) -> WorkerProcess:
+        """`python -m hpo.launch` with so many workers, for as many trials as the study has now."""
+        settings = replace(self.place.settings(self.name, self.out), trials=self.trials, workers=workers, storage=url or self.url, engine=self.load.engine)
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.to_json().items() if value is not None]
-        return self.run_module(["hpo.launch", *flags], self.url, {}, {})
+        return self.run_module(["hpo.launch", *flags], extra or {}, partial(self.launch, workers, url, extra))
 
-    def run_module(self, command: list[str], url: str, extra: dict[str, str], environment: dict[str, str]) -> WorkerProcess:
-        name = f"{self.name}-{self.started}"
+    def run_module(self, command: list[str], environment: dict[str, str], again: Callable[[], WorkerProcess]) -> WorkerProcess:
+        log = self.place.logs / f"{self.name}-{self.started}.log"
         self.started += 1
-        log = self.place.logs / f"{name}.log"
         with log.open("w") as stream:
             process = subprocess.Popen([sys.executable, "-m", *command], stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, cwd=self.place.home,
-                                       start_new_session=True, env={**self.place.environment, **environment, **extra})
-        self.workers.append(WorkerProcess(process, name, log, url, extra))
+                                       start_new_session=True, env={**self.place.environment, **environment})
+        self.workers.append(WorkerProcess(process, log, again))
         return self.workers[-1]
+
+    def trainers(self) -> set[int]:
+        """Ids of the living processes that train for this study: those of `hpo.worker`, and Ray's actors, which are descendants of their launch."""
+        return {pid for worker in self.workers for pid in trainers_of(worker.process.pid)} - self.killed
 
     def holders(self) -> list[tuple[int, int]]:
         """Process and trial of each living worker of ours that holds one."""
         held = [(int(row.worker.rsplit("-", 2)[1]), row.trial_id) for row in self.ask(HOLDERS)]
-        living = {each.process.pid for each in self.workers if each.process.poll() is None} - self.killed
+        living = self.trainers() if held else set()
         return [(pid, trial) for pid, trial in held if pid in living]
 
     def ask(self, query: str) -> list[Any]:
@@ -229,6 +256,7 @@ class FaultyStudy:
 
     def kill(self, pid: int) -> None:
         self.killed.add(pid)
+        self.killed_within += pid not in {each.process.pid for each in self.workers}
         os.kill(pid, signal.SIGKILL)
 
     def see_to_workers(self, ended: bool = False) -> None:
@@ -245,7 +273,7 @@ class FaultyStudy:
                     self.deaths.append(f"status {status}: {worker.last_line()}")
             self.workers.remove(worker)
             if self.replacing and not ended:
-                self.start(worker.url, **worker.extra)
+                worker.again()
 
     # The study.
 
@@ -271,7 +299,7 @@ class FaultyStudy:
         raise TimeoutError(f"it did not end within {self.load.minutes:g} minutes: {leases.counts(self.search.store, self.search.id)}")
 
     def look(self, over: bool) -> Ended | None:
-        self.place.note_memory(each.process.pid for each in self.workers)
+        self.place.note_memory()
         if over or not self.registered:
             return self.search.state() if over else None
         counts = leases.counts(self.search.store, self.search.id)
@@ -286,6 +314,8 @@ class FaultyStudy:
             self.see_to_workers(ended=True)
             time.sleep(TICK_SECONDS)
         self.see_to_workers(ended=True)
+        said = [line for log in self.place.logs.glob(f"{self.name}-*.log") for line in log.read_text(errors="replace").splitlines() if line.startswith(DIED)]
+        self.deaths += said[self.killed_within:]
         staying = [each.process.pid for each in self.workers if each.process.poll() is None]
         self.kill_all()
         return staying
@@ -301,3 +331,18 @@ class FaultyStudy:
         if "search" in self.__dict__:
             self.search.store.close()
 
+
+def trainers_of(pid: int) -> list[int]:
+    """Of a process and its descendants, those that train."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return [each.pid for each in (process, *process.children(recursive=True)) if trains(each.pid)]
+    return []
+
+
+def trains(pid: int) -> bool:
+    """Whether it is a worker that lives, by its command line."""
+    with contextlib.suppress(psutil.Error):
+        words = psutil.Process(pid).cmdline()
+        return WORKER in words or " ".join(words).startswith(ACTOR)
+    return False

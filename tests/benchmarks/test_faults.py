@@ -16,12 +16,13 @@ from pathlib import Path
 import finished_study
 import psycopg2
 import pytest
+from launching import until
 
 from benchmarks import faults_counts, faults_left
-from benchmarks.faults import HEADER, failed, report, suffer
+from benchmarks.faults import HEADER, failed, main, report, row_name, suffer
 from benchmarks.faults_plans import compiled_clock
 from benchmarks.faults_proxy import Proxy
-from benchmarks.faults_study import Load, Place
+from benchmarks.faults_study import Load, Place, trainers_of, trains
 from hpo import keeping, notes
 from metrics.scores import SCORES
 from storage import embedded, results
@@ -37,9 +38,12 @@ def place() -> Iterator[Place]:
 
 
 @pytest.mark.minutes
-@pytest.mark.parametrize("fault", ["kills", "restarts", "launches"])  # the others take minutes each: `python -m benchmarks.faults`
-def test_a_study_survives(fault: str, place: Place) -> None:
+@pytest.mark.parametrize("engine, fault", [("local", "kills"), ("local", "restarts"), ("local", "launches"), ("ray", "kills"), ("ray", "restarts"),
+                                           ("ray", "driver")])  # the others take minutes each: `python -m benchmarks.faults`
+def test_a_study_survives(engine: str, fault: str, place: Place) -> None:
+    place.load = replace(FEW, engine=engine)
     row = suffer(fault, place)
+    assert row.fault == row_name(fault, engine) and ("actors" in row.done) is (engine == "ray")
     assert row.wrong == (), row.cells()
     assert row.counts.finished == row.counts.asked >= FEW.trials and row.counts.compared
 
@@ -147,6 +151,39 @@ def test_processes_of_a_data_folder_are_found(tmp_path: Path) -> None:
     assert faults_left.processes(tmp_path, servers=True) == []
 
 
+def test_rays_actors_are_found_under_their_launch() -> None:
+    script = "(exec -a 'ray::ResourceTrainable.train' sleep 60) & echo $!; (exec -a ray::IDLE sleep 60) & echo $!; wait"
+    launch = subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True)
+    actor, idle = (int(launch.stdout.readline()) for _ in range(2))
+    try:
+        until(lambda: trains(actor), 30, "it has its name")
+        assert trainers_of(launch.pid) == [actor] and not trains(idle) and not trains(launch.pid)
+        os.kill(actor, signal.SIGKILL)
+        until(lambda: not trains(actor), 30, "it is gone, or a zombie")
+        assert trainers_of(launch.pid) == []
+    finally:
+        for pid in (idle, launch.pid):
+            os.kill(pid, signal.SIGKILL)
+        launch.wait()
+    assert trainers_of(launch.pid) == [] and trainers_of(os.getpid()) == []
+
+
+def test_a_worker_process_is_a_trainer_itself() -> None:
+    worker = subprocess.Popen([sys.executable, "-m", "hpo.worker", "--study=none", "--wait=60", "--storage=postgresql://127.0.0.1:1/none"], stderr=subprocess.DEVNULL)
+    try:
+        assert trainers_of(worker.pid) == [worker.pid]
+    finally:
+        worker.kill()
+        worker.wait()
+    assert trainers_of(worker.pid) == []
+
+
+def test_an_engine_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--engine", "slurm"])
+    assert "'local', 'ray'" in capsys.readouterr().err
+
+
 def test_files_that_belong_to_no_point_are_found(tmp_path: Path) -> None:
     for name in ("weights/trial-00000-aa.safetensors", "weights/trial-00001-bb.safetensors", "weights/trial-00000-aa.safetensors.0f.unfinished",
                  "states/trial-00000-rr-0.safetensors", "states/trial-00001-ss-0.safetensors", "logs/worker-0.log"):
@@ -221,7 +258,10 @@ def test_the_clock_is_wrong_where_it_shall_be(tmp_path: Path) -> None:
 
 
 def test_a_report_keeps_the_rows_of_other_faults() -> None:
-    first = report({fault: [fault, *["1"] * (len(HEADER) - 1)] for fault in ("network", "kills")}, "")
-    second = report({"kills": ["kills", *["2"] * (len(HEADER) - 1)]}, first)
-    rows = [line for line in second.splitlines() if line.startswith(("| kills", "| network"))]
-    assert [row.split(" | ")[:2] for row in rows] == [["| kills", "2"], ["| network", "1"]]
+    def row(name: str, filled: str) -> dict[str, list[str]]:
+        return {name: [name, *[filled] * (len(HEADER) - 1)]}
+
+    former = report(row("network", "1") | row("kills, ray", "1") | row("kills", "1"), "")
+    later = report(row("kills", "3"), report(row(row_name("kills", "ray"), "2"), former))
+    rows = [line.split(" | ")[:2] for line in later.splitlines() if line.startswith(("| kills", "| network"))]
+    assert rows == [["| kills", "3"], ["| network", "1"], ["| kills, ray", "2"]]
