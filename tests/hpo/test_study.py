@@ -228,7 +228,7 @@ def test_the_default_exhausts_a_space_of_fewer_candidates_than_its_first_trials(
     assert whole == {"full", "bias", "norm"}, "and the yardstick"
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_last_of_many_candidates_is_found_before_a_space_counts_as_exhausted(seed: int, searching: Searching) -> None:
     search = searching(space="reference", sampler="random", seed=seed, pruner="none", trials=99)
     while not isinstance(found := search.state(), Ended):
