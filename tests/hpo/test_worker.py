@@ -95,7 +95,7 @@ def test_a_user_s_space_may_lie_elsewhere_if_it_is_the_same(registered: Callable
 
 def test_trials_that_diverge_end_neither_the_worker_nor_the_launch_as_a_mistake_of_the_user_does(registered: Callable, url: str, states: Callable) -> None:
     """Status 2 would have a launch take the whole search for refused; here the study cannot go on, and says why."""
-    search = registered(trials=1, held_out_every=1, learning_rate_scale=1e20)
+    search = registered(trials=1, held_out_every=1, learning_rate_scale=2e9)
     assert Worker(url, search.settings.study).work() == 1
     assert states(search.settings.study) == {"FAIL": most_failures(1) + 1}
     assert "TrainingDiverged: loss is nan at step 1" in search.state().reason
