@@ -171,7 +171,7 @@ def test_rays_actors_are_found_under_their_launch() -> None:
 def test_a_worker_process_is_a_trainer_itself() -> None:
     worker = subprocess.Popen([sys.executable, "-m", "hpo.worker", "--study=none", "--wait=60", "--storage=postgresql://127.0.0.1:1/none"], stderr=subprocess.DEVNULL)
     try:
-        assert trainers_of(worker.pid) == [worker.pid]
+        until(lambda: trainers_of(worker.pid) == [worker.pid], 30, "it has its command line")
     finally:
         worker.kill()
         worker.wait()
