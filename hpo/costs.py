@@ -10,9 +10,9 @@ from statistics import fmean
 import numpy as np
 
 from hpo import keeping
-from hpo.identity import identity, model_folder, resolution_of
+from hpo.identity import model_folder
 from hpo.inner_loop import check_usable, is_prepared, pick_device
-from hpo.preparation import SPLITS, dealt_sides
+from hpo.preparation import SPLITS, Dealt
 from hpo.settings import Settings
 from hpo.spaces.reference import reference_candidate
 from hpo.tuning import Tuning
@@ -31,8 +31,8 @@ GB, HOUR = 1e9, 3600
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds are of one worker. trials: that are left to run; is_prepared: whether what is computed once is in this machine's cache; sides: patients and pictures by split; caches: bytes by name; step: seconds a training step by method; picture: of a generated
-    picture; loss: of a picture's loss at all draws; encode: of a picture that is encoded; load: of the base model."""
+    """Seconds are of one worker. trials: that are left to run; is_prepared: whether what is computed once is in this machine's cache; sides: patients and
+    pictures by split; caches: bytes by name; step: seconds a training step by method; picture: of a generated picture; loss: of a picture's loss at all draws; encode: of a picture that is encoded; load: of the base model."""
 
     settings: Settings
     trials: int
@@ -84,11 +84,11 @@ class Costs:
         yield f"states:      at most {largest / GB:.3f} GB a trial that runs, {largest * self.workers / GB:.3f} GB with {self.workers}, and as much for each trial that is kept"
 
 
-def costs(settings: Settings, trials: int, workers: int) -> Costs:
-    """trials: that are left to run. Raises what a launch would: BadData, BadModel, BadSetting, in one line each."""
+def costs(settings: Settings, dealt: Dealt, what: dict[str, str | int], trials: int, workers: int) -> Costs:
+    """dealt, what: the settings' data and the identity of model and data. trials: that are left to run. Raises what a launch would: BadModel, BadSetting, in
+    one line each."""
     device = pick_device(settings.device)
     check_usable(device)
-    dealt = dealt_sides(settings, resolution_of(settings))
     few = min(PICTURES, settings.train_images)
     started = time.monotonic()
     inner = Unscored(replace(settings, train_images=few, generated=min(PICTURES, settings.generated)), device)
@@ -103,7 +103,7 @@ def costs(settings: Settings, trials: int, workers: int) -> Costs:
     caches = {"latents": 2 * pictures * int(np.prod(mean.shape[1:])) * FLOAT, "captions": (captions + 1) * int(np.prod(states.shape[1:])) * FLOAT,
               "pixels": sum(dealt.pixels[name].nbytes for name in SPLITS) + 2 * settings.generated * int(np.prod(dealt.pixels["train"].shape[1:]))}
     sides = {name: (len({picture.patient for picture in dealt.pictures[name]}), len(dealt.pictures[name])) for name in SPLITS}
-    prepared = is_prepared(identity(settings, dealt), settings, device)
+    prepared = is_prepared(what, settings, device)
     return Costs(settings, trials, prepared, sides, caches, step, picture, loss, encode, max(load - few * encode, 0.0), workers, device)
 
 

@@ -143,7 +143,7 @@ class History:
         self.storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
 
-def without_steps(parameters: dict[str, Any]) -> frozenset:
+def without_steps(parameters: Mapping[str, Any]) -> frozenset:
     return frozenset((name, value) for name, value in parameters.items() if name != STEPS)
 
 

@@ -82,17 +82,21 @@ def plan(settings: Settings) -> int:
     """Say what is left to do of the study, and what that will cost. Makes neither a study nor a folder for one."""
     from hpo.costs import costs
     from hpo.engines.base import threads_for
+    from hpo.identity import identity, resolution_of
     from hpo.plan import left
+    from hpo.preparation import dealt_sides
     from hpo.worker import use_threads
 
     engine = engines.named(settings.engine)
     engine.check(settings)
     places = engine.places(settings)
     use_threads(threads_for(places))
-    found = left(settings, queue_of)
+    dealt = dealt_sides(settings, resolution_of(settings))
+    what = identity(settings, dealt)
+    found = left(settings, what, queue_of)
     print(f"study:       {found.said}")
     if found.trials:
-        print("\n".join(costs(settings, found.trials, places).lines()))
+        print("\n".join(costs(settings, dealt, what, found.trials, places).lines()))
     return 0
 
 

@@ -5,7 +5,6 @@ With fewer pictures than scores need, it fine-tunes and generates all the same, 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -23,6 +22,7 @@ from hpo.settings import LEAST, Settings, flag, from_toml, parser
 from hpo.spaces.base import Trained
 from trainers import mitigations
 from trainers.candidate import Applied, Candidate, Part
+from trainers.listing import names
 
 GROUPS = ("model and data", "trial", "training")  # of settings that are flags here
 NOT = ("rungs", "reduction")  # it is evaluated once
@@ -148,14 +148,6 @@ def applied_of(text: str) -> Applied:
     except ValueError as error:
         usual = ":".join([name, *(f"{key}={value:g}" for key, value in strength.items())])
         raise BadSetting(f"--mitigations {text}: write {name}, or its numbers too, as {usual}") from error
-
-
-def names(text: str) -> tuple[str, ...]:
-    """Names with commas between them, none of them empty."""
-    found = tuple(name.strip() for name in text.split(","))
-    if not all(found):
-        raise argparse.ArgumentTypeError(f"{text!r} has an empty name, name one or leave it out")
-    return found
 
 
 CANDIDATE: dict[str, dict[str, Any]] = {  # flags that say what is trained

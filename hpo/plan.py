@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 import optuna
 
 from hpo import objectives
-from hpo.identity import identity, resolution_of
-from hpo.preparation import dealt_sides
 from hpo.settings import Settings
 from hpo.study import Search
 from storage import embedded, leases, results
@@ -25,12 +23,11 @@ class Left:
     said: str
 
 
-def left(settings: Settings, queue_of: Callable[[Search], list]) -> Left:
-    """Raises what a launch raises before its first trial. queue_of: what reads --enqueue and --warm-start."""
+def left(settings: Settings, what: dict[str, str | int], queue_of: Callable[[Search], list]) -> Left:
+    """Raises what a launch raises before its first trial. what: the identity of model and data. queue_of: what reads --enqueue and --warm-start."""
     store = known_store(settings.storage)
     if store is None and settings.warm_start is not None:
         raise UnknownStudy(settings.warm_start, ())
-    what = identity(settings, dealt_sides(settings, resolution_of(settings)))
     is_there = store is not None and settings.study in results.study_names(store)
     search = Search(store, settings, None if is_there else in_memory(settings))
     queue_of(search)

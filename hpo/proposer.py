@@ -16,7 +16,7 @@ from optuna.trial import FixedTrial, FrozenTrial
 
 from hpo.errors import SearchError
 from hpo.flat import STEPS, UNSAID, AsAsked, Flat, at
-from hpo.history import History, Point, Running
+from hpo.history import History, Point, Running, without_steps
 from hpo.samplers import LAST, NOTHING, RUNGS, SAMPLERS, made, random
 from hpo.seconds import Seconds
 from hpo.spaces.base import BadProposal
@@ -62,7 +62,7 @@ class Proposer(Generic[T]):
         self.history = History(directions, Flat(self.rungs) if self.setup.flat else AsAsked(self.rungs), constrained)
         self.durations = Seconds(self.history.view)
         self.learnt: set[int] = set()  # numbers of the trials
-        self.evaluated: set[tuple] = set()  # what was asked, of all rungs but `noted`: it is needed when a model is stuck only
+        self.evaluated: set[tuple[frozenset, int]] = set()  # what was asked but for the steps, and those, of all rungs but `noted`: it is needed when a model is stuck only
         self.noted: list[Point] = []  # rungs that were learnt since
         self.reached: dict[int, Point] = {}  # the last rung as yet of trials that go on
         if self.setup.flat:
@@ -147,20 +147,15 @@ class Proposer(Generic[T]):
 
     def unknown(self, seed: int) -> dict[str, Any]:
         """Answers that give a candidate that may be run and was not evaluated, if a few random ones hold one such; else none."""
-        self.evaluated.update(known(point.parameters, point.steps) for point in self.noted)
+        self.evaluated.update((without_steps(point.parameters), point.steps) for point in self.noted)
         self.noted = []
         generator = np.random.RandomState(seed_of(seed, UNKNOWN_STREAM))
         for _ in range(LOOKED_AT):
             trial = Wished({}, generator, (), self.history.view, self.history.study)
             candidate = self.given(trial)
-            if candidate is not None and self.allows(candidate) and known(trial.params, trial.params.get(STEPS, self.rungs[-1])) not in self.evaluated:
+            if candidate is not None and self.allows(candidate) and (without_steps(trial.params), trial.params.get(STEPS, self.rungs[-1])) not in self.evaluated:
                 return dict(trial.params)
         return {}
-
-
-def known(parameters: Mapping[str, Any], steps: int) -> tuple:
-    """What was asked, and at which rung it was evaluated, to be looked up."""
-    return frozenset((name, value) for name, value in parameters.items() if name != STEPS), steps
 
 
 class Wished(FixedTrial):

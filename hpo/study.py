@@ -280,10 +280,7 @@ class Search:
 
     def is_small_enough(self, candidate: Candidate) -> bool:
         """Whether it can be trained, within what is known before a training; without such a bound its own trial says whether it can."""
-        if self.constraints.size is None:
-            return True
-        count = self.trainable(candidate)
-        return count is not None and not constraints.told(self.constraints.before(count, self.trained.units.total))
+        return self.constraints.size is None or (self.trainable(candidate) is not None and self.infeasible(candidate) is None)
 
     def trainable(self, candidate: Candidate) -> int | None:
         """Parameters that it trains, None where it cannot be trained on this model, which its trial says in its own words."""

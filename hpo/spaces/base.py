@@ -11,7 +11,7 @@ from typing import Any
 from optuna.trial import FixedTrial
 
 from hpo.errors import SearchError
-from hpo.settings import DEFAULT_METHODS
+from hpo.settings import DEFAULT_METHODS, LARGEST
 from trainers.candidate import Candidate
 from trainers.errors import BadSelection
 from trainers.methods import method
@@ -51,6 +51,11 @@ class Bounds:
     def mitigations(self) -> tuple[str, ...]:
         """Those that may be used. Weights that are released are protected by training alone, outputs by both kinds."""
         return tuple(name for name, mitigation in MITIGATIONS.items() if self.protects == OUTPUTS or mitigation.protects == self.protects)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number as users may give one: no truth value, and finite in all that is computed with it."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def is_region(name: str) -> bool:

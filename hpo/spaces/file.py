@@ -30,7 +30,7 @@ from typing import Any
 
 from hpo.errors import BadSetting
 from hpo.settings import LARGEST
-from hpo.spaces.base import ROOTS, SHORT, Bounds, Space, Trained, is_region
+from hpo.spaces.base import ROOTS, SHORT, Bounds, Space, Trained, is_number, is_region
 from hpo.spaces.choices import Choices, Offer
 from hpo.spaces.default import scaled
 from trainers.candidate import Candidate
@@ -160,10 +160,6 @@ class File(Space):
 
 def is_count(value: Any) -> bool:
     return type(value) is int and 1 <= value <= LARGEST
-
-
-def is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= LARGEST
 
 
 def a_truth(value: Any) -> bool:

@@ -18,7 +18,7 @@ import optuna
 
 from hpo.errors import BadSetting
 from hpo.settings import LARGEST
-from hpo.spaces.base import ROOTS, SHORT, BadProposal, Bounds, Space, Trained, is_region
+from hpo.spaces.base import ROOTS, SHORT, BadProposal, Bounds, Space, Trained, is_number, is_region
 from trainers import mitigations
 from trainers.candidate import Applied, Candidate, Part, rounded
 from trainers.errors import BadSelection, nearest
@@ -136,10 +136,6 @@ def rate_of(name: str, rate: Any) -> float:
     if not (is_number(rate) and rate > 0):
         raise BadSelection(f"{name}={shown(rate)}: give a number above 0")
     return rounded(rate)
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def from_file(spec: str, file: Path) -> ModuleType:

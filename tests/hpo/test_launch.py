@@ -273,9 +273,11 @@ def test_a_plan_checks_what_a_launch_does_before_its_first_trial(changes: dict, 
 
 def test_a_plan_without_a_store_makes_none(settings: Made, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("PEFT_PARETO_HOME", str(tmp_path / "home"))
-    assert left(settings(), launch.queue_of).trials == 3 and not (tmp_path / "home" / "postgres").exists()
+    chosen = settings()
+    what = identity(chosen, dealt_sides(chosen, resolution_of(chosen)))
+    assert left(chosen, what, launch.queue_of).trials == 3 and not (tmp_path / "home" / "postgres").exists()
     with pytest.raises(UnknownStudy):
-        left(settings(warm_start="other"), launch.queue_of)
+        left(settings(warm_start="other"), what, launch.queue_of)
 
 
 @pytest.mark.parametrize(("words", "says"), [(["--rungs", "9"], "--rungs 9"), (["--trials", "0"], "--trials 0"), (["--data", "/nowhere"], "/nowhere"),

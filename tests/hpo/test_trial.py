@@ -9,6 +9,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -314,6 +315,18 @@ def meanwhile(search: Search, asked: Asked, other: Search, query: Callable) -> N
     keeping.tidy(other)
 
 
+@contextmanager
+def sleeping(place: str, sleep: Callable[[], None]) -> Iterator[None]:
+    """Workers do this between their last look at the lease and the writing of weights, or of a state."""
+    keep, note_state = Tuning.keep, keeping.note_state
+    with pytest.MonkeyPatch.context() as patched:
+        if place == "weights":
+            patched.setattr(Tuning, "keep", lambda *given: (sleep(), keep(*given)))
+        else:
+            patched.setattr(keeping, "note_state", lambda *given: (note_state(*given), sleep()))
+        yield
+
+
 @pytest.mark.parametrize("place", ["weights", "states"])
 def test_what_is_written_after_another_has_finished_the_trial_and_tidied_up_is_deleted(place: str, search: Search, inner: InnerLoop, query: Callable,
                                                                                         opened: Callable) -> None:
@@ -327,12 +340,7 @@ def test_what_is_written_after_another_has_finished_the_trial_and_tidied_up_is_d
             meanwhile(search, asked, other, query)
             assert not keeping.state_path(search, asked).exists() and not results.artifacts(search.store, search.id, keeping.STATE).get(asked.number)
 
-    keep, note_state = Tuning.keep, keeping.note_state
-    with pytest.MonkeyPatch.context() as patched:
-        if place == "weights":
-            patched.setattr(Tuning, "keep", lambda *given: (sleep(), keep(*given)))
-        else:
-            patched.setattr(keeping, "note_state", lambda *given: (note_state(*given), sleep()))
+    with sleeping(place, sleep):
         assert ended(run_trial(search, inner, asked))[1] == "lost" and slept
     assert not [name for kind in (keeping.WEIGHTS, keeping.STATE) for name in files(search, kind) if name.startswith(f"trial-{asked.number:05d}-")]
 
@@ -353,12 +361,7 @@ def test_what_is_half_written_is_deleted_unless_it_is_of_who_has_the_trial_now(p
             assert asks(other).number == asked.number
             begun.write_bytes(b"half")
 
-    keep, note_state = Tuning.keep, keeping.note_state
-    with pytest.MonkeyPatch.context() as patched:
-        if place == "weights":
-            patched.setattr(Tuning, "keep", lambda *given: (sleep(), keep(*given)))
-        else:
-            patched.setattr(keeping, "note_state", lambda *given: (note_state(*given), sleep()))
+    with sleeping(place, sleep):
         assert ended(run_trial(search, inner, asked))[1] == "lost" and slept
     assert begun.exists() and not dead.exists()
 
