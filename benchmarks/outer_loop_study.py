@@ -131,10 +131,17 @@ def one_trial(search: Search, generator: np.random.Generator, at_rung: Callable[
     return asked
 
 
+class NothingKept:
+    """In the place of hpo.inner_loop.InnerLoop: no training left a state."""
+
+    def kept_step(self, candidate: Candidate, repeat: int, state: Path) -> None:
+        return None
+
+
 class Untrained:
     """In the place of hpo.tuning.Tuning: says and writes all that it would, without fine-tuning, generating or measuring anything."""
 
-    def __init__(self, inner: None, candidate: Candidate, repeat: int, on_stage: Callable[[str], None], state: Path,
+    def __init__(self, inner: NothingKept, candidate: Candidate, repeat: int, on_stage: Callable[[str], None], state: Path,
                  on_loss: Callable[[int, float, float], None], on_save: Callable[[], None]):
         self.candidate, self.on_stage, self.state, self.on_loss, self.on_save = candidate, on_stage, state, on_loss, on_save
         self.generator, self.done, self.curve = np.random.default_rng(int(candidate.hash[:12], 16)), 0, {}
@@ -173,8 +180,12 @@ def whole_trial(search: Search) -> None:
     asked = search.ask()
     assert isinstance(asked, Asked), asked.reason if isinstance(asked, Ended) else asked
     with patch("hpo.trial.Tuning", Untrained):
-        for _ in run_trial(search, None, asked):
-            pass
+        ending = run_trial(search, NothingKept(), asked)
+        try:
+            while True:
+                next(ending)
+        except StopIteration as ended:
+            assert ended.value in ("finished", "stopped"), ended.value  # else it is something else that was timed
 
 
 # Writing in bulk, without the triggers, which would refuse to let trials be written finished.
