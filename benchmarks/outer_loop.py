@@ -41,7 +41,6 @@ LEAST_IN_TRIALS = 95.0  # % of the simulated workers' time
 TRIAL_SECONDS = 30.0
 SAMPLERS = ("random", "tpe", "auto")
 JOINED = ("auto", "tpe", "nsga2", "random")
-MANY_TRIALS, FEW_CYCLES = 1000, 5  # from so many trials on, few cycles with a model, which takes seconds for a proposal
 JOININGS, LOOKS = 3, 9
 WORKERS, WORKER_TRIALS, WORKER_SECONDS = 64, 20, 5.0
 COUNTED = ("A cycle is asking for a trial, reporting each of its rungs, with 256 replicates of seven scores, and telling it. Taken off is what the sampler "
@@ -164,8 +163,7 @@ def measure(url: str, size: int, repeats: int, trained: Trained, server: psutil.
     found = {}
     for sampler in SAMPLERS:
         search = outer_loop_study.join(url, chosen[sampler], trained)
-        few = sampler != "random" and size >= MANY_TRIALS
-        found[sampler] = cycles(search, plain, memory, sampler, min(repeats, FEW_CYCLES) if few else repeats, server)
+        found[sampler] = cycles(search, plain, memory, sampler, repeats, server)
         search.store.close()
         print(size, sampler, f"{median(found[sampler], lambda each: each.beyond):.1f} ms", flush=True)
     return Measured(found, joined, looking(made))

@@ -25,8 +25,8 @@ FEWEST_PAIRS = 8  # trials that have both rungs, for a regression from one on th
 RIDGE = 0.1  # in observations of a standardised objective: keeps 8 pairs with nearly collinear objectives tame, is nothing to 30
 QUARTILES_OF_A_NORMAL = 1.349  # distance of the quartiles of a normal distribution in standard deviations
 # So many trials before a trial, and as many after it, are compared with it, of those that have the rung: no decision then costs more than one among
-# 1,000 trials, however long the study, and a trial is measured by what the search has become, not by what it was.
-PEERS = 500
+# 500 trials, however long the study, and a trial is measured by what the search has become, not by what it was.
+PEERS = 250
 MOST_DRAWS = 8 * PEERS  # of trials and rungs that are kept, of 2 kB: those that a worker's decisions need, some of them twice
 DRAWS = 0x5EED  # which stream of random numbers the residuals are drawn with; trial and rung choose within it
 

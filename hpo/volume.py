@@ -14,6 +14,8 @@ from storage import results, standing
 from storage.rungs import RungRow
 from storage.store import Store
 
+FEWEST_ROWS = 256  # that memory is taken for at once
+
 
 def reference_point(objectives: Objectives, base: Mapping[str, tuple], yardstick: Mapping[str, Any]) -> list[float] | None:
     """In each objective the worse of base's and yardstick's, oriented so that smaller is better; None if one is not known."""
@@ -32,24 +34,25 @@ class Points:
 
     def __init__(self) -> None:
         self.places: dict[str, int] = {}  # of a hash
-        self.sums: list[np.ndarray] = []
-        self.counts: list[float] = []  # of repeats; infinite where the point is infeasible
+        self.sums = np.zeros((0, 1))  # with rows to spare
+        self.counts = np.zeros(0)  # of repeats; infinite where the point is infeasible
 
     def learn(self, row: RungRow) -> None:
         if row.again:
             return
-        place = self.places.setdefault(row.hash, len(self.sums))
-        if place == len(self.sums):
-            self.sums.append(np.zeros(len(row.values)))
-            self.counts.append(0)
-        self.sums[place] = self.sums[place] + row.values
+        place = self.places.setdefault(row.hash, len(self.places))
+        if place == len(self.counts):
+            spare = max(FEWEST_ROWS, place)
+            self.sums = np.concatenate([self.sums.reshape(place, len(row.values)), np.zeros((spare, len(row.values)))])
+            self.counts = np.concatenate([self.counts, np.zeros(spare)])
+        self.sums[place] += row.values
         self.counts[place] += 1 if row.feasible else np.inf
 
     def means(self) -> np.ndarray:
         """Raw values of the feasible points, (n, m); of a joint reward (q, m)."""
-        counts = np.array(self.counts)
+        counts = self.counts[:len(self.places)]
         feasible = np.isfinite(counts)
-        return np.array(self.sums)[feasible] / counts[feasible, None] if feasible.any() else np.empty((0, 1))
+        return self.sums[:len(counts)][feasible] / counts[feasible, None]
 
 
 def undominated(points: np.ndarray) -> np.ndarray:

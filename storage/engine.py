@@ -235,20 +235,31 @@ SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_stat_activity a USING
 """
 
 
+#: Waits for an advisory lock in the server's queue, for a moment, and says whether it has come. Caught in the server, whose log would else have a line
+#: for each moment.
+WAIT = f"""
+DO $$ BEGIN
+    PERFORM set_config('lock_timeout', '500ms', true);
+    PERFORM pg_advisory_lock({LOCK_SPACE}, %(key)s);
+EXCEPTION WHEN lock_not_available THEN
+END $$;
+SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid()
+    AND classid::bigint = {LOCK_SPACE} AND objid::bigint = %(key)s AND objsubid = 2)
+"""
+
+
 @contextlib.contextmanager
 def advisory_lock(engine: Engine, key: int, patience: float | None = None) -> Iterator[sqlalchemy.Connection]:
     """Holds the advisory lock (LOCK_SPACE, key) on a connection of its own; the server lets go if this process dies.
 
-    Asks again and again instead of waiting in the server, so that Ctrl-C works. patience: seconds after which a holder that says nothing on its
+    Waits in the server for half a second at a time, so that Ctrl-C works. patience: seconds after which a holder that says nothing on its
     connection, which is what this gives, is taken for gone, though the server still sees it (a paused process, a network that
     went mute): its connection is ended. None: wait for ever.
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         keys = {"space": LOCK_SPACE, "key": key}
-        pause, asked = 0.01, time.monotonic()
-        while not connection.scalar(sqlalchemy.text("SELECT pg_try_advisory_lock(:space, :key)"), keys):
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.2)
+        asked = time.monotonic()
+        while not connection.exec_driver_sql(WAIT, keys).scalar():
             if patience is not None and time.monotonic() - asked > patience:
                 connection.execute(sqlalchemy.text(END_SILENT_HOLDER), {**keys, "patience": patience})
                 asked = time.monotonic()

@@ -36,10 +36,8 @@ SELECT r.recorded, r.trial_id, t.number, r.steps, r.hash, c.root, c.repeat, c.me
     FROM peft_pareto.rungs r JOIN trials t USING (trial_id) JOIN peft_pareto.candidates c USING (trial_id)
     WHERE r.study_id = %(study)s AND r.recorded > %(recorded)s ORDER BY r.recorded
 """
-NEW_PARAMETERS = """
-SELECT trial_id, CAST(parameters AS text) FROM peft_pareto.candidates WHERE study_id = %(study)s AND parameters IS NOT NULL
-    AND trial_id IN (SELECT trial_id FROM peft_pareto.rungs WHERE study_id = %(study)s AND recorded > %(recorded)s)
-"""
+# By ids and not by a join: of a study that grew since the server last counted its rows it expects none, and would compare each with each.
+NEW_PARAMETERS = "SELECT trial_id, CAST(parameters AS text) FROM peft_pareto.candidates WHERE trial_id = ANY (%s) AND parameters IS NOT NULL"
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ def rungs_since(store: Store, study_id: int, recorded: int = 0, texts: dict[int,
         found = cursor.fetchall()
         if not found:
             return []
-        cursor.execute(NEW_PARAMETERS, given)
+        cursor.execute(NEW_PARAMETERS, (list({row[1] for row in found}),))
         rows = cursor.fetchall()
         missing = {row[12] for row in found} - kinds.keys() - {None}
         if missing:

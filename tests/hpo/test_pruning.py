@@ -263,7 +263,7 @@ def many(count: int, objectives: int = 2, pairs: int = 3) -> Pruner:
     return pruner
 
 
-@pytest.mark.parametrize("count, objectives, pairs", [(12, 2, 3), (60, 2, 3), (60, 2, 99), (60, 1, 3), (24, 3, 3), (400, 2, 3)])
+@pytest.mark.parametrize("count, objectives, pairs", [(12, 2, 3), (60, 2, 3), (60, 2, 99), (60, 1, 3), (24, 3, 3), (240, 2, 3)])
 def test_decisions_are_those_of_the_definition(count, objectives, pairs):
     pruner = many(count, objectives, pairs)
     chosen = range(1, count, max(1, count // 12))

@@ -9,6 +9,7 @@ import re
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -207,6 +208,26 @@ def test_a_killed_process_lets_its_lock_go(server: str) -> None:
     with engine.advisory_lock(made, 77):
         pass
     made.dispose()
+
+
+def test_a_lock_goes_to_all_who_wait_and_the_server_says_nothing_of_it(short_folder: Path, server: str) -> None:
+    made, order = engine.connect(server), []
+    said = (short_folder / "postgres" / "server.log").stat().st_size
+
+    def wait(number: int) -> None:
+        with engine.advisory_lock(made, 78):
+            order.append(number)
+
+    threads = [threading.Thread(target=wait, args=(number,)) for number in range(4)]
+    with engine.advisory_lock(made, 78):
+        for thread in threads:
+            thread.start()
+        time.sleep(1.2)  # longer than they wait in the server at a time
+    for thread in threads:
+        thread.join()
+    made.dispose()
+    assert sorted(order) == [0, 1, 2, 3]
+    assert "lock timeout" not in (short_folder / "postgres" / "server.log").read_text()[said:]
 
 
 def test_a_url_for_the_command_line_has_no_password_at_all() -> None:
