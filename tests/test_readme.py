@@ -21,7 +21,7 @@ from trainers.mitigations import MITIGATIONS
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = blocks(README)
-OTHERS = {"--build", "--scale"}  # of docker compose
+OTHERS = {"--build", "--scale", "--dist"}  # of docker compose and pytest
 
 
 def tables() -> dict[str, list[str]]:
