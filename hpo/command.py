@@ -8,8 +8,10 @@ import os
 import shlex
 import shutil
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from hpo.errors import DISK_TROUBLE, BadSetting, DiskTrouble, SearchError
 from metrics.errors import MetricError
@@ -53,6 +55,16 @@ def decimal(text: str) -> float:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no number, write one like 0.5") from None
+
+
+def toml(flag: str, path: Path) -> dict[str, Any]:
+    """What stands in a flag's TOML file. Raises BadSetting where it cannot be read, or is no TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadSetting(f"{flag} {path}: it cannot be read ({error.strerror}), give a TOML file") from error
+    except (ValueError, RecursionError) as error:  # also of a number with thousands of digits, and of brackets in brackets without end
+        raise BadSetting(f"{flag} {path}: it is not TOML ({error}), mend that line") from error
 
 
 def items(flag: str, text: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import tomllib
 import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from hpo import engines
-from hpo.command import Parser, decimal, whole
+from hpo.command import Parser, decimal, toml, whole
 from hpo.errors import BadSetting
 from hpo.rungs import ladder
 from trainers import optimizers
@@ -306,14 +305,8 @@ def ready(path: Path) -> Path:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The settings of a TOML file; tables are groups, whose names do not matter."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadSetting(f"--config {path}: it cannot be read ({error.strerror}), give a TOML file") from error
-    except (ValueError, RecursionError) as error:  # also of a number with thousands of digits, and of brackets in brackets without end
-        raise BadSetting(f"--config {path}: it is not TOML ({error}), mend that line") from error
     flat: dict[str, Any] = {}
-    for key, value in data.items():
+    for key, value in toml("--config", path).items():
         for name, inner in (value if isinstance(value, dict) else {key: value}).items():
             spelt = name.replace("-", "_")
             if spelt in flat:

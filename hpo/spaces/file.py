@@ -23,11 +23,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hpo.command import toml
 from hpo.errors import BadSetting
 from hpo.settings import LARGEST
 from hpo.spaces.base import ROOTS, SHORT, Bounds, Space, Trained, is_number, is_region
@@ -48,7 +48,7 @@ class File(Space):
 
     def __init__(self, given: str):
         self.given, self.name = given, str(Path(given).absolute())
-        data = self.read()
+        data = toml("--space", Path(self.given))
         self.content = hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()[:SHORT]
         self.known(data, KEYS, "")
         self.steps = self.get(data, "steps", "", list_of(is_count, "whole numbers from 1 on"))
@@ -63,14 +63,6 @@ class File(Space):
 
     def refusal(self, words: str) -> BadSetting:
         return BadSetting(f"--space {self.given}: {words}")
-
-    def read(self) -> dict[str, Any]:
-        try:
-            return tomllib.loads(Path(self.given).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise self.refusal(f"it cannot be read ({error.strerror}), give a TOML file") from error
-        except (ValueError, RecursionError) as error:  # also of a number with thousands of digits, and of brackets in brackets without end
-            raise self.refusal(f"it is not TOML ({error}), mend that line") from error
 
     def known(self, table: Mapping[str, Any], keys: Iterable[str], inside_of: str) -> None:
         for key in table:
