@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
-import os
 import uuid
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 COLUMNS, ROWS = 8, 3  # generated pictures in a note
 LEAST_SIDE, MOST_SIDE = 96, 192  # pixels of the longer side that a picture is shown with
 METRIC_NAMES = "study:metric_names"  # Optuna's key
-UNFINISHED = ".unfinished"  # ends the name of a picture that is being written
 MOST_PARTS = 16  # of a note, which the dashboard stores in pieces of 2,045 characters
 GRID = "generated at {steps} steps.png"
 
@@ -82,15 +81,15 @@ def upload(attributes: Attributes, pictures: np.ndarray, name: str) -> str:
         described = ArtifactMeta(artifact, name, "image/png", None)  # the dashboard shows the name
         attributes.set_trial_system_attr(attributes.trial_id, ARTIFACTS_ATTR_PREFIX + artifact, json.dumps(asdict(described)))
         attributes.write()
-    file = artifact_folder() / artifact
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_name(f"{artifact}{UNFINISHED}")
-        try:
-            grid(pictures).save(unfinished, "PNG")
-            os.replace(unfinished, file)
-        finally:
-            unfinished.unlink(missing_ok=True)
+    encoded, file = io.BytesIO(), artifact_folder() / artifact
+    grid(pictures).save(encoded, "PNG")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Under its own name, and in one go: of a worker that is killed meanwhile nothing stays by another name, which nobody would know.
+        file.write_bytes(encoded.getbuffer())
+    except OSError:
+        file.unlink(missing_ok=True)
+        raise
     return artifact
 
 

@@ -111,7 +111,7 @@ def test_a_picture_that_no_trial_notes_is_found(study, tmp_path: Path, monkeypat
     (picture,) = notes.artifact_folder().iterdir()
     assert faults_counts.pictures(study) == {picture.name}
     assert faults_left.stray_pictures(notes.artifact_folder(), {picture.name}) == []
-    half = picture.with_name(picture.name + notes.UNFINISHED)
+    half = picture.with_name(f"{picture.name}.unfinished")
     half.touch()
     assert faults_left.stray_pictures(notes.artifact_folder(), {picture.name}) == [half.name]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -91,13 +93,30 @@ def test_writing_twice_leaves_one_picture(search: Search) -> None:
     assert note_of(search, asked).count("![") == 1
 
 
-def test_a_picture_that_a_killed_worker_did_not_finish_is_written_under_its_name(search: Search) -> None:
+def test_a_picture_that_a_killed_worker_did_not_finish_is_written_anew(search: Search) -> None:
     asked = finished_study.ask(search)
     notes.write(search, asked, finished_study.result(0.5, 0.125))
     (picture,) = notes.artifact_folder().iterdir()
-    picture.rename(picture.with_name(picture.name + notes.UNFINISHED))
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:100])
     notes.write(search, asked, finished_study.result(0.5, 0.125))
     assert list(notes.artifact_folder().iterdir()) == [picture] and len(get_all_artifact_meta(trial_of(search, asked))) == 1
+    assert picture.read_bytes() == whole
+
+
+def test_a_picture_is_noted_before_anything_of_it_is_written(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, opened = finished_study.ask(search), []
+    actual = io.open
+
+    def watched(file: object, *given: object, **named: object) -> object:
+        if Path(str(file)).parent == notes.artifact_folder():
+            opened.append(Path(str(file)).name in {each.artifact_id for each in get_all_artifact_meta(trial_of(search, asked))})
+        return actual(file, *given, **named)
+
+    monkeypatch.setattr(io, "open", watched)
+    monkeypatch.setattr(builtins, "open", watched)
+    notes.write(search, asked, finished_study.result(0.5, 0.125))
+    assert opened == [True]
 
 
 def test_who_has_lost_the_trial_writes_no_note(search: Search, database: str) -> None:
