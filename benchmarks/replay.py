@@ -18,8 +18,6 @@ from hpo.spaces.default import WHERE
 from trainers.candidate import where
 from trainers.methods import METHODS
 
-UNDISTURBED = 0.1  # quantile of measured seconds: what else ran on the machine only adds to them
-
 
 @dataclass(frozen=True)
 class Table(Problem):
@@ -41,11 +39,11 @@ class Table(Problem):
                for row, (method, blocks, rank, rate, repeat) in enumerate(zip(*(arrays[name] for name in ("method", "blocks", "rank", "rate", "repeat"))))}
         values = arrays["values"]
         first = {cell: row for cell, row in own.items() if not cell.repeat and np.isfinite(values[row]).all()}
-        seconds = {name: float(np.quantile(arrays["training"][arrays["method"] == name], UNDISTURBED)) / STEPS[-1] for name in set(arrays["method"].tolist())}
+        seconds = {name: float(np.median(arrays["training"][arrays["method"] == name])) / STEPS[-1] for name in set(arrays["method"].tolist())}
         yardstick = min((cell for cell in first if cell.method == "full" and len(cell.regions) == 3),
                         key=lambda cell: abs(np.log(cell.candidate.learning_rate / METHODS["full"].reference_rate)))
         reference = tuple(np.maximum(arrays["base"], values[first[yardstick], -1]).tolist())
-        return cls("cells", reference, noise=(0.0, 0.0), rungs=STEPS, evaluation_seconds=float(np.nanquantile(arrays["evaluation"], UNDISTURBED)),
+        return cls("cells", reference, noise=(0.0, 0.0), rungs=STEPS, evaluation_seconds=float(np.nanmedian(arrays["evaluation"])),
                    yardstick=answers(yardstick) | {flat.STEPS: STEPS[-1]}, rows=first, values=values, deviations=arrays["deviations"], spread=spread_of(values, own, first),
                    step_seconds=seconds)
 

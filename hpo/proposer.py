@@ -134,7 +134,7 @@ class Proposer(Generic[T]):
         rungs = self.rungs if ready or at_random or not self.setup.short else self.rungs[:1]
         if at_random:
             fixed = {**self.unknown(seed), **(fixed or {})}
-        answers = Answers(made(self.setup.make if model else random, seed, self), self.history, seed, rungs if self.setup.whole else (), fixed or {})
+        answers = Answers(made(self.setup.make if model else random, seed, self), self.history, seed, rungs, fixed or {})
         trial, trial_id = self.history.ask(answers)
         try:
             candidate = self.space(trial)

@@ -39,8 +39,8 @@ class Sampler:
     """make: seed, what the space can give -> Optuna's sampler. learns: every evaluated rung (RUNGS), the last of each trial (LAST), or NOTHING.
 
     flat: whether it must see a conditional space as the union of its parameters. startup: trials that are proposed at random before a model is
-    asked; short: whether they are to end at the first rung. whole: whether its trials are to reach the last rung; one with fewer steps is evaluated
-    at nothing that a whole one is not, and ending a trial early is for the stopping rule, which has seen how it goes.
+    asked; short: whether they are to end at the first rung. All others are to reach the last rung: one with fewer steps is evaluated at nothing that a
+    whole one is not, and ending a trial early is for the stopping rule, which has seen how it goes.
     """
 
     make: Callable[[int, Candidates], BaseSampler]
@@ -48,14 +48,13 @@ class Sampler:
     flat: bool = False
     startup: int = 0
     short: bool = False
-    whole: bool = True
 
 
 SAMPLERS: dict[str, Sampler] = {
     "tpe": Sampler(tpe, RUNGS, startup=RANDOM_TRIALS),
     "gp": Sampler(ReachableGP, RUNGS, flat=True, startup=RANDOM_TRIALS),
     "nsga2": Sampler(nsga2, LAST, flat=True),
-    "random": Sampler(random, NOTHING, whole=False),
+    "random": Sampler(random, NOTHING),
     # The best of benchmarks/search.py, docs/search.md: a model after a quarter of the price of RANDOM_TRIALS whole trials.
     "auto": Sampler(AdditiveGP, RUNGS, flat=True, startup=FIRST_TRIALS, short=True),
 }

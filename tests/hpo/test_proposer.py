@@ -221,10 +221,9 @@ def test_a_trial_with_all_answers_fixed_belongs_to_a_generation() -> None:
     assert proposal.system_attrs == {"NSGAIISampler:generation": 0}
 
 
-@pytest.mark.parametrize("sampler", MODELS)
-def test_models_ask_for_whole_trials_and_random_for_any(sampler: str) -> None:
+@pytest.mark.parametrize("sampler", [*MODELS, "random"])
+def test_samplers_ask_for_whole_trials(sampler: str) -> None:
     assert {candidate["steps"] for candidate in Life(sampler).run(RANDOM_TRIALS + 3).candidates()} == {RUNGS[-1]}
-    assert {candidate["steps"] for candidate in Life("random").run(20).candidates()} == set(RUNGS)
 
 
 def test_the_defaults_first_trials_end_at_the_first_rung() -> None:
@@ -314,7 +313,7 @@ def test_a_random_proposal_of_thirty_parameters_costs_little_after_ten_thousand_
 def test_answers_of_a_random_search_do_not_repeat_one_another() -> None:
     """The sampler and whoever answers in its place draw from streams of their own."""
     def propose(trial: Any) -> tuple[float, int]:
-        return trial.suggest_float("x", 0, 1), trial.suggest_categorical("steps", RUNGS)
+        return trial.suggest_float("x", 0, 1), trial.suggest_categorical("y", RUNGS)
 
     proposer = Proposer("random", 0, ["minimize"], propose, RUNGS)
     found = np.array([(x, RUNGS.index(steps)) for x, steps in (proposer.propose(number).candidate for number in range(200))])
