@@ -197,6 +197,7 @@ def test_one_that_hangs_in_native_code_does_not_outlive_its_launch(repository: P
         hanging.wait()
 
 
+@pytest.mark.slow
 def test_one_that_hangs_in_its_turn_ends_and_another_has_it(registered: Callable, process: Callable, query: Callable, states: Callable, tmp_path: Path) -> None:
     search = registered(trials=2, baselines=False, space=hanging.space(tmp_path), stalled_after=0.02)
     told.run(search, lambda asked, steps: (1.0, 1.0))  # the yardstick, which nobody proposes

@@ -86,6 +86,7 @@ def test_a_stopped_trial_is_pruned_and_counts(engine: str, settings: Made, state
     assert not list((Path(asked.out) / asked.study).glob("ray*")), "Ray leaves nothing behind"
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_in_native_code_ends_and_its_trial_goes_on(engine: str, begun: Made, settings: Made, states: Callable, query: Callable, tmp_path,
                                                                         monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     monkeypatch.setattr("hpo.settings.LEAST_STALLED", 0.0)
