@@ -32,6 +32,7 @@ GAVE_UP = "workers died while no trial got on"  # a launch says, and ends: hpo.e
 DRIVERS = 3  # launches that are killed
 CUTS = 5  # statements that are cut in two
 SILENT_LEASES = 1.5  # how long nothing comes through
+STALLED_MINUTES = 1.0  # the least that a launch takes
 PATIENT_LEASES = 6  # how long others may take to get on without a worker that is paused
 HOLDS_TURN = f"""
 SELECT l.pid FROM pg_locks l
@@ -154,6 +155,33 @@ def paused(study: FaultyStudy, stack: ExitStack) -> Plan:
     return f"SIGSTOP of one of {FEW} {study.kind} until another had its trial: 2 × in the middle of a trial, 1 × while it had the turn to propose"
 
 
+def hung(study: FaultyStudy, stack: ExitStack) -> Plan:
+    """The thread that works hangs in native code, while those live that speak for it to the database."""
+    folder = study.place.home / "hang"
+    folder.mkdir()
+    study.more = {"space": f"{Path(__file__).with_name('faults_space.py')}:propose", "stalled_after": STALLED_MINUTES}
+    study.register(study.load.trials)
+    study.start(FEW, FAULTS_HANG=str(folder))
+    for _ in range(2):
+        holders = yield from study.a_holder()
+        yield from hang(study, folder, f"training-{random.choice(holders)[0]}")
+    yield from hang(study, folder, "turn")
+    return (f"one of {FEW} {study.kind} hung in native code until it had ended itself (--stalled-after {STALLED_MINUTES:g}): 2 × in the middle of a trial, "
+            "1 × while it had the turn to propose")
+
+
+def hang(study: FaultyStudy, folder: Path, where: str) -> Wait:
+    """Have a worker hang there; it must end itself."""
+    (folder / where).touch()
+    yield from until(lambda: list(folder.glob("hung-*")))
+    (found,) = folder.glob("hung-*")
+    pid = int(found.name.rpartition("-")[2])
+    study.expect_death(pid)
+    found.unlink()
+    if not (yield from until(partial(have_ended, {pid}), 60 * STALLED_MINUTES + PATIENT_LEASES * study.load.lease)):
+        study.deaths.append(f"a worker that hung did not end: {where}")
+
+
 def has_lost(study: FaultyStudy, pid: int, trial: int) -> bool:
     return bool(study.ask("SELECT 1")) and (pid, trial) not in study.holders()
 
@@ -246,5 +274,5 @@ def have_ended(pids: set[int]) -> bool:
 
 
 PLANS: dict[str, Callable[[FaultyStudy, ExitStack], Plan]] = {
-    "kills": kills, "restarts": restarts, "full-disk": full_disk, "network": network, "paused": paused, "clocks": clocks, "launches": launches,
+    "kills": kills, "restarts": restarts, "full-disk": full_disk, "network": network, "paused": paused, "hung": hung, "clocks": clocks, "launches": launches,
     "driver": driver}

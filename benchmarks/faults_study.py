@@ -160,7 +160,7 @@ class FaultyStudy:
 
     workers: the processes started here; killed: ids of all processes that a fault killed; killed_within: how many of them were workers of a launch; forgiven:
     words in the last line of a worker that dies by the fault; deaths: last lines of all others that died; replacing: whether dead workers are started again;
-    done: what the plan did, in words.
+    done: what the plan did, in words; more: settings of its own, set before it is registered.
     """
 
     place: Place
@@ -173,6 +173,7 @@ class FaultyStudy:
     forgiven_deaths: int = 0
     killed_within: int = 0
     replacing: bool = True
+    more: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.load, self.url = self.place.load, self.place.new_database()
@@ -183,12 +184,16 @@ class FaultyStudy:
         """What trains, in words."""
         return "workers" if self.load.engine == "local" else "actors"
 
+    @property
+    def settings(self) -> Settings:
+        return replace(self.place.settings(self.name, self.out), **self.more)
+
     @cached_property
     def search(self) -> Search:
         from hpo.study import Search
         from storage.store import open_store
 
-        return Search(open_store(self.url), self.place.settings(self.name, self.out))
+        return Search(open_store(self.url), self.settings)
 
     def register(self, trials: int) -> None:
         """As a launch does; again, with more trials, as a later launch that asks for more."""
@@ -217,7 +222,7 @@ class FaultyStudy:
 
     def launch(self, workers: int, url: str | None = None, extra: dict[str, str] | None = None) -> WorkerProcess:
         """`python -m hpo.launch` with so many workers, for as many trials as the study has now."""
-        settings = replace(self.place.settings(self.name, self.out), trials=self.trials, workers=workers, storage=url or self.url, engine=self.load.engine)
+        settings = replace(self.settings, trials=self.trials, workers=workers, storage=url or self.url, engine=self.load.engine)
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.to_json().items() if value is not None]
         return self.run_module(["hpo.launch", *flags], extra or {}, partial(self.launch, workers, url, extra))
 
@@ -255,9 +260,13 @@ class FaultyStudy:
         return found
 
     def kill(self, pid: int) -> None:
+        self.expect_death(pid)
+        os.kill(pid, signal.SIGKILL)
+
+    def expect_death(self, pid: int) -> None:
+        """That of a worker which the fault kills."""
         self.killed.add(pid)
         self.killed_within += pid not in {each.process.pid for each in self.workers}
-        os.kill(pid, signal.SIGKILL)
 
     def see_to_workers(self, ended: bool = False) -> None:
         """Note who died, and start another in each one's place."""

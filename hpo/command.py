@@ -19,6 +19,7 @@ from storage.errors import StorageError
 from trainers.errors import TrainerError, nearest
 
 USAGE = 2
+HUNG = 124  # as timeout(1) says it of what takes too long
 INTERRUPTED = 130  # as shells say it of Ctrl-C
 OUR_ERRORS = (SearchError, TrainerError, MetricError, StorageError)
 

@@ -117,6 +117,17 @@ class InnerLoop:
         on_stage("measuring the untouched base")
         self.references = self.measure_base()
 
+    @contextmanager
+    def seen_working(self, sign: Callable[[], None]) -> Iterator[None]:
+        """`sign` is called whenever a network computes, in whatever thread: at each training and denoising step, and each batch that is decoded or encoded."""
+        networks = [self.pipeline.unet, self.pipeline.vae.decoder, *self.encoder.networks]
+        hooks = [each.register_forward_pre_hook(lambda *_: sign()) for each in networks]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
     def examples_of(self, side: Pictures) -> Examples:
         def tensor(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(np.array(array)).to(self.device)

@@ -29,6 +29,7 @@ READY = Path(__file__).parent / "configs"  # settings as files, by name
 DEVICE = r"auto|(?:cpu|cuda|mps|xpu)(?::\d+)?"  # what torch.device takes, and auto
 LONGEST_NAME = 200  # characters of a study's name; Optuna's column has 512
 LARGEST = 2**31 - 1  # PostgreSQL's integer, and more than any setting needs: what is computed with them stays finite, in 32 bits too
+LEAST_STALLED, MOST_STALLED = 1.0, 1440.0  # minutes without a sign of life
 SMALLEST = 1e-9  # of a number that must be above 0: a rate that it is a factor of does not become 0
 LONGEST_WHOLE = 63  # bits: longer ones no computation takes
 NAMED = ("model", "encoder", "data", "warm_start", "enqueue", "ray_address", "checkpoints", "out")  # an empty path would be the folder that one is in
@@ -111,6 +112,7 @@ class Settings:
     gpus_per_trial: float = setting(1.0, "running", "share of a GPU that a trial takes, with --engine ray")
     ray_address: str | None = setting(None, "running", "address of a Ray cluster (default: Ray on this machine)")
     device: str = setting("auto", "running", "cpu, cuda, cuda:0, … or auto")
+    stalled_after: float = setting(30.0, "running", "minutes without a sign of life after which a worker loses its trial and ends")
     precision: str = setting("fp32", "running", "arithmetic of training and sampling", means=True, choices=PRECISIONS)
 
     keep: str = setting("front", "results", "whose tensors and last training states are kept as safetensors", choices=KEEPS)
@@ -146,6 +148,9 @@ class Settings:
                 raise BadSetting(f"{flag(name)} {value}: {rule}{', or leave the flag out' if name == 'workers' else ''}")
         if self.resolution is not None:
             Resolution.read(self.resolution)
+        if not LEAST_STALLED <= self.stalled_after <= MOST_STALLED:
+            raise BadSetting(f"--stalled-after {self.stalled_after:g}: one step on a slow machine takes a minute, and nobody waits for days; take a number of "
+                             f"minutes from {LEAST_STALLED:g} to {MOST_STALLED:g}")
         if not 0 <= self.reward_weight <= 1:
             raise BadSetting(f"--reward-weight {self.reward_weight:g}: it is a share, take a number from 0 to 1")
         if not 0 <= self.stop_confidence < 1:

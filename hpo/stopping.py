@@ -1,11 +1,21 @@
-"""How a worker is asked to stop: at once while it trains or waits, but never in the middle of what it writes to the database."""
+"""How a worker is asked to stop: at once while it trains or waits, but never in the middle of what it writes to the database. And how one ends that hangs."""
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
+import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import NoReturn
+
+from hpo.command import HUNG
+
+log = logging.getLogger(__name__)
+
+LAST_WORDS_SECONDS = 10.0  # then it ends without: what hangs may be the disk that its log is on
 
 requested = threading.Event()
 _state = {"interruptible": False}
@@ -41,3 +51,15 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         _state["interruptible"] = False
+
+
+def end_hung(line: str) -> NoReturn:
+    """End this process, in which another thread hangs that nothing can interrupt (a driver, a disk, a user's function). Its log says where, and then `line`."""
+    def tell() -> None:
+        faulthandler.dump_traceback(2)
+        log.error("%s; this worker ends itself, another goes on", line)
+
+    telling = threading.Thread(target=tell, daemon=True)
+    telling.start()
+    telling.join(LAST_WORDS_SECONDS)
+    os._exit(HUNG)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import optuna
 from optuna.distributions import distribution_to_json
 
-from hpo import code, constraints, spaces, warm_start
+from hpo import code, constraints, spaces, stopping, warm_start
 from hpo import objectives as objective_table
 from hpo.agenda import Agenda, Entry
 from hpo.ending import FAILED_BEFORE, NO_REWARD, Ended, Ending
@@ -29,6 +29,7 @@ from metrics.encoders import PIXELS
 from metrics.scores import SCORES, Scores
 from storage import leases, results, standing, trials
 from storage.errors import StudyFull
+from storage.life import Life
 from storage.store import Store
 from trainers.candidate import Candidate
 from trainers.errors import BadSelection
@@ -164,12 +165,16 @@ class Search:
                 free[name] = str(Path(free[name]).absolute())
         return {**free, "space": self.space.name, "code": code.content_hash(), "deadline": None if self.settings.hours is None else leases.now(self.store) + 3600 * self.settings.hours}
 
+    def life(self, name: str) -> Life:
+        """Of this worker's thread while it works at that: where it hangs for --stalled-after, the process ends."""
+        return Life(name, 60 * self.settings.stalled_after, stopping.end_hung)
+
     # Asking.
 
     def ask(self) -> Asked | Wait | Ended:
         """The next trial to run, under a lease of this worker. One worker of the study asks at a time. Raises OtherCode."""
         bad_proposals = 0
-        with leases.translated(), leases.asking(self.store, self.id) as self.turn:
+        with leases.translated(), leases.asking(self.store, self.id, self.life("the turn to propose a trial")) as self.turn:
             while bad_proposals < MOST_BAD_PROPOSALS:
                 trials.expire(self.store, self.id)
                 counts = leases.counts(self.store, self.id)

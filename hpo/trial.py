@@ -63,7 +63,8 @@ def evaluate(search: Search, inner: InnerLoop, asked: Asked) -> Generator[int, N
     taken_up = max((steps for steps, seconds in asked.known.items() if seconds), default=None)  # its own rungs: those that others paid for took none
     if taken_up is not None and retrying(partial(search.stops, asked, taken_up)):  # the worker that measured it died before it was stopped
         return retrying(partial(search.finish, asked, stopped=True))
-    with leases.Heartbeat(search.store, asked.id) as heartbeat:
+    life = search.life(f"trial {asked.number}")
+    with leases.Heartbeat(search.store, asked.id, life) as heartbeat, inner.seen_working(life.sign):
         def on_stage(stage: str) -> None:
             if heartbeat.lost.is_set():
                 raise LeaseLost(asked.id, search.store.worker)
@@ -83,10 +84,14 @@ def evaluate(search: Search, inner: InnerLoop, asked: Asked) -> Generator[int, N
             for steps in left:
                 with stopping.interruptible():
                     result = tuning.to(steps)
+                    heartbeat.stage("writing")
                     keeping.keep(search, asked, tuning)
+                life.sign()
                 stop = retrying(partial(write, search, asked, result, before + result.seconds["total"]))
+                life.sign()
                 last = stop or steps == asked.candidate.steps
                 keeping.save(search, asked, tuning, last)
+                life.sign()
                 if last:
                     return retrying(partial(search.finish, asked, stop))
                 yield steps

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 import select
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import psycopg2.extensions
@@ -26,6 +27,9 @@ SHAPE = "postgresql://user:password@host:5432/database"
 #: First key of our advisory locks; the second key says what is locked.
 LOCK_SPACE = 0x50505F31
 SCHEMA_LOCK = 0
+#: Others wait so long for a holder of an advisory lock that says nothing.
+SILENT_SECONDS = 20.0
+WORDS_PER_SILENCE = 4  # of a holder: three may be lost before it is taken for gone
 
 # A host that vanished must not hold a lock or a row for the kernel's default of two hours.
 KEEPALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_count": "3"}
@@ -87,6 +91,7 @@ class Connection(psycopg2.extensions.connection):
         with self.cursor() as cursor:
             cursor.execute(SEARCH_PATH)
             cursor.execute(ISOLATION)
+            cursor.execute(IDLE_TRANSACTION)
         self.commit()
 
     def set_isolation_level(self, level: int) -> None:
@@ -199,7 +204,7 @@ def _is_shared(engine: Engine) -> bool:
 
 
 def optuna_storage(url: str, worker: str | None = None) -> RDBStorage:
-    """Optuna's storage with the same connections; makes Optuna's tables, one process at a time.
+    """Optuna's storage with the same connections; makes Optuna's tables, one process at a time; one that is paused meanwhile loses its turn.
 
     The result must not be pickled: open it anew from the URL instead. Raises what `connect` raises, and SchemaError
     if another version of Optuna made the tables or the role may not make any.
@@ -208,7 +213,7 @@ def optuna_storage(url: str, worker: str | None = None) -> RDBStorage:
 
     waiting = connect(url)
     try:
-        with advisory_lock(waiting, SCHEMA_LOCK):
+        with advisory_lock(waiting, SCHEMA_LOCK, SILENT_SECONDS):
             # Optuna puts the URL through str.format.
             escaped = normalise(url).replace("{", "{{").replace("}", "}}")
             storage = RDBStorage(escaped, engine_kwargs=_settings(url))
@@ -248,23 +253,59 @@ SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND 
 """
 
 
+class Hold:
+    """An advisory lock that is held, said again on its connection from a daemon thread, so that slow work is told from a process that is paused. goes_on: asked
+    before each time; where it says no, nothing is said, and others may take the lock."""
+
+    def __init__(self, connection: sqlalchemy.Connection, patience: float, goes_on: Callable[[], bool]) -> None:
+        self._connection, self._pause, self._goes_on = connection, patience / WORDS_PER_SILENCE, goes_on
+        self._lock, self._over = threading.Lock(), threading.Event()
+        self._lost: exc.SQLAlchemyError | None = None
+        self._thread = threading.Thread(target=self._run, name="advisory lock", daemon=True)
+
+    def check(self) -> None:
+        """Raises the driver's error (exc.SQLAlchemyError) if the lock is lost: another may have had it since."""
+        with self._lock:
+            if self._lost is None:
+                try:
+                    self._connection.execute(sqlalchemy.text("SELECT 1"))
+                except exc.SQLAlchemyError as error:
+                    self._lost = error
+            if self._lost is not None:  # for good: the connection would come back without the lock
+                raise self._lost
+
+    def __enter__(self) -> Hold:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._over.set()
+        self._thread.join()  # the connection is going to be used by its owner
+
+    def _run(self) -> None:
+        while not self._over.wait(self._pause):
+            if self._goes_on():
+                with contextlib.suppress(exc.SQLAlchemyError):  # the holder's own check says so again
+                    self.check()
+
+
 @contextlib.contextmanager
-def advisory_lock(engine: Engine, key: int, patience: float | None = None) -> Iterator[sqlalchemy.Connection]:
+def advisory_lock(engine: Engine, key: int, patience: float, goes_on: Callable[[], bool] = lambda: True) -> Iterator[Hold]:
     """Holds the advisory lock (LOCK_SPACE, key) on a connection of its own; the server lets go if this process dies.
 
     Waits in the server for half a second at a time, so that Ctrl-C works. patience: seconds after which a holder that says nothing on its
-    connection, which is what this gives, is taken for gone, though the server still sees it (a paused process, a network that
-    went mute): its connection is ended. None: wait for ever.
+    connection is taken for gone, though the server still sees it (a paused process, a network that went mute): its connection is ended. goes_on: as in Hold.
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         keys = {"space": LOCK_SPACE, "key": key}
         asked = time.monotonic()
         while not connection.exec_driver_sql(WAIT, keys).scalar():
-            if patience is not None and time.monotonic() - asked > patience:
+            if time.monotonic() - asked > patience:
                 connection.execute(sqlalchemy.text(END_SILENT_HOLDER), {**keys, "patience": patience})
                 asked = time.monotonic()
         try:
-            yield connection
+            with Hold(connection, patience, goes_on) as hold:
+                yield hold
         finally:
             try:
                 connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:space, :key)"), keys)
@@ -348,7 +389,6 @@ def _introduce(engine: Engine, worker: str | None) -> None:
         # Settings made in a transaction end with its rollback, so commit them at once.
         with connection.cursor() as cursor:
             cursor.execute(SERVER_KEEPALIVE)
-            cursor.execute(IDLE_TRANSACTION)
             if worker is not None:
                 cursor.execute("SELECT set_config('peft_pareto.worker', %s, false)", (worker,))
         connection.commit()

@@ -14,10 +14,11 @@ from types import TracebackType
 from typing import Any
 
 import psycopg2
-from sqlalchemy import Connection, exc, text
+from sqlalchemy import exc, text
 
-from storage.engine import advisory_lock, first_line
+from storage.engine import SILENT_SECONDS, Hold, advisory_lock, first_line
 from storage.errors import BadValue, LeaseLost, NoWorker, StorageError, StorageUnreachable, StudyFull
+from storage.life import Life
 from storage.retrying import retrying
 from storage.store import Store
 
@@ -27,8 +28,7 @@ log = logging.getLogger(__name__)
 BEATS_PER_LEASE = 4
 MOST_SECONDS_BETWEEN_BEATS = 30.0
 SECONDS_TO_NEXT_TRY = 1.0  # of a heartbeat that found no server
-#: Others wait so long for a worker whose turn it is to ask and that says nothing.
-TURN_SECONDS = 20.0
+TURN_SECONDS = SILENT_SECONDS  # that others wait for a worker whose turn it is to ask and that says nothing
 
 #: SQLSTATEs of what passes: 08 connection, 53 no memory, disk or connection left, 57P stopping or starting, 25006 a standby
 #: that is not yet the primary, 25P03 idle for too long in a transaction, 40 deadlock, 57014 and 55P03 a statement or a lock
@@ -99,52 +99,31 @@ def translated() -> Iterator[None]:
 
 
 class Turn:
-    """The turn to ask, said again on its connection from a daemon thread, so that a long proposal is told from a process that is paused."""
+    """The turn to ask. Each look at it by the thread that has it is a sign of life."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection, self._lock, self._over = connection, threading.Lock(), threading.Event()
-        self._lost: StorageUnreachable | None = None
-        self._thread = threading.Thread(target=self._run, name="turn to ask", daemon=True)
+    def __init__(self, hold: Hold, life: Life) -> None:
+        self._hold, self._life = hold, life
 
     def check(self) -> None:
         """Raises StorageUnreachable if the turn is lost: what was proposed may have been proposed by another one since."""
-        with self._lock:
-            if self._lost is None:
-                try:
-                    with translated():
-                        self._connection.execute(text("SELECT 1"))
-                except StorageUnreachable as error:
-                    self._lost = error
-            if self._lost is not None:  # for good: the connection would come back without the lock
-                raise self._lost
-
-    def __enter__(self) -> Turn:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._over.set()
-        self._thread.join()  # the connection is going to be used by its owner
-
-    def _run(self) -> None:
-        while not self._over.wait(TURN_SECONDS / BEATS_PER_LEASE):
-            try:
-                self.check()
-            except StorageUnreachable:  # the holder's own check says so again
-                return
+        self._life.sign()
+        with translated():
+            self._hold.check()
 
 
 @contextlib.contextmanager
-def asking(store: Store, study_id: int) -> Iterator[Turn]:
+def asking(store: Store, study_id: int, life: Life | None = None) -> Iterator[Turn]:
     """One worker of the study at a time, over all machines; the server lets go if the process dies, and others take the turn from
-    one that has been silent for TURN_SECONDS (paused, or cut off without the server's knowledge).
+    one that has been silent for TURN_SECONDS (paused, cut off without the server's knowledge, or without a sign of life).
 
     Hold it around `trials.expire`, `take`, the proposal, the search for duplicates and `start`, so that the sampler sees one history; check the turn
-    before `start`.
+    before `start`. life: of the thread that calls this, which begins anew when its turn comes (default: one that never hangs).
     """
     # Keys from 1 on: 0 is the lock of the schema, and Optuna's ids begin at 1.
-    with advisory_lock(store.engine, study_id, patience=TURN_SECONDS) as connection, Turn(connection) as turn:
-        yield turn
+    life = life or Life()
+    with advisory_lock(store.engine, study_id, TURN_SECONDS, life.goes_on) as hold:
+        life.begin(TURN_SECONDS)
+        yield Turn(hold, life)
 
 
 def heartbeat(store: Store, trial_id: int, stage: str | None = None) -> float:
@@ -183,26 +162,28 @@ def read(store: Store, trial_id: int) -> Lease | None:
 
 
 class Heartbeat:
-    """Keeps a lease alive from a daemon thread while the `with` block runs.
+    """Keeps a lease alive from a daemon thread while the `with` block runs, as long as the thread that runs it gives signs of life.
 
     `lost` (a threading.Event) is set once the lease is gone: stop working on the trial then. A server that is unreachable, or that
-    fails in whatever way, is asked again until the lease must have run out. Entering raises LeaseLost if the lease is gone already.
+    fails in whatever way, is asked again until the lease must have run out. life: of the thread that enters this (default: one that never hangs); without a
+    sign the lease runs out. Entering raises LeaseLost if the lease is gone already.
     """
 
-    def __init__(self, store: Store, trial_id: int) -> None:
+    def __init__(self, store: Store, trial_id: int, life: Life | None = None) -> None:
         self.lost = threading.Event()
-        self._store, self._trial = store, trial_id
-        self._stage: str | None = None
+        self._store, self._trial, self._life = store, trial_id, life or Life(f"trial {trial_id}")
         self._leave, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lease of trial {trial_id}", daemon=True)
 
     def stage(self, name: str) -> None:
-        """Notes what the worker is at ("training", "sampling", …) for the display; returns at once."""
-        self._stage = name
+        """Notes what the worker is at ("training", "sampling", …) for the display, which is a sign of life; returns at once."""
+        self._life.at = name
+        self._life.sign()
         self._wake.set()
 
     def __enter__(self) -> Heartbeat:
         self._lease = retrying(lambda: heartbeat(self._store, self._trial))
+        self._life.begin(self._lease)
         self._thread.start()
         return self
 
@@ -221,20 +202,20 @@ class Heartbeat:
             self._wake.clear()
             if self._leave.is_set():
                 return
+            if not self._life.goes_on() or self.lost.is_set():  # also after the trial is lost: what hangs then holds a GPU
+                continue
             sent = time.monotonic()
             try:
-                good_until = sent + heartbeat(self._store, self._trial, self._stage)
+                good_until = sent + heartbeat(self._store, self._trial, self._life.at)
                 pause = usual
             except LeaseLost:
                 # The trial may just have been told: then nobody looks at `lost` any more.
                 self.lost.set()
-                return
             except Exception as error:  # a thread that died of it would leave the trial in the belief that it has its lease
                 if not isinstance(error, StorageUnreachable):
-                    log.warning("the lease of trial %d could not be extended: %s", self._trial, first_line(error))
+                    log.warning("the lease of %s could not be extended: %s", self._life.name, first_line(error))
                 if time.monotonic() > good_until:
                     self.lost.set()
-                    return
                 pause = min(usual, SECONDS_TO_NEXT_TRY)  # the server's clock runs on while it is away
 
 

@@ -9,7 +9,7 @@ import sqlalchemy
 from sqlalchemy import exc
 from sqlalchemy.engine import Connection, Engine
 
-from storage.engine import SCHEMA_LOCK, advisory_lock, hidden, refused
+from storage.engine import SCHEMA_LOCK, SILENT_SECONDS, advisory_lock, hidden, refused
 from storage.errors import SchemaError
 from storage.resources import SCRIPTS, placed, text_of
 
@@ -25,15 +25,17 @@ def upgrade(engine: Engine, change: bool) -> None:
     """Makes everything in `peft_pareto`, and the views, in one transaction, where there is nothing; does nothing if all is as this version has it.
     Else, with `change`, it is upgraded, which only a launch may ask for.
 
-    Optuna's tables must be there. A session advisory lock keeps two launches apart. Functions, triggers and views are
+    Optuna's tables must be there. A session advisory lock keeps two launches apart, and goes to the next if this process is paused.
+    Functions, triggers and views are
     made again whenever their files differ from what is installed, so that changing one of them needs no migration.
     Raises SchemaError (a newer version made the schema, another made it and it must not be changed, or cannot while workers hold
     trials by its rules; Optuna's tables are missing, a right is missing) and StorageUnreachable.
     """
     url = engine.url.render_as_string(hide_password=True)
     try:
-        with advisory_lock(engine, SCHEMA_LOCK), engine.begin() as connection:
+        with advisory_lock(engine, SCHEMA_LOCK, SILENT_SECONDS) as hold, engine.begin() as connection:
             _upgrade(connection, change)
+            hold.check()  # a process that was paused meanwhile changes nothing
     except exc.SQLAlchemyError as error:
         raise refused(url, error) from error
 

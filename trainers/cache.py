@@ -11,7 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from filelock import FileLock
+
+from trainers.locks import locked
 
 
 def key_of(*parts: object) -> str:
@@ -22,14 +23,14 @@ def key_of(*parts: object) -> str:
 def remember(folder: Path, kind: str, key: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The arrays under folder/kind/key, made by `make` if they are not there yet; read-only memory maps.
 
-    One process makes them while others wait. They appear by a rename, so a process that is killed leaves only a
+    One process makes them while others wait, and say for whom where that takes long. They appear by a rename, so a process that is killed leaves only a
     temporary folder, which the next one removes. Raises OSError with its errno and the folder if the disk is full, and
     ValueError for Python objects; nothing half-written is then kept.
     """
     home = folder / kind / key
     if not home.is_dir():
         home.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{home}.lock"):
+        with locked(home.with_name(f"{home.name}.lock"), f"the cache's {kind}"):
             if not home.is_dir():
                 write(home, make())
     return {file.stem: np.load(file, mmap_mode="r") for file in sorted(home.glob("*.npy"))}

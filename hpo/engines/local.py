@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from hpo import home
-from hpo.command import USAGE
+from hpo.command import HUNG, USAGE
 from hpo.ending import Ended
 from hpo.engines.base import STOP_SECONDS, WORKER_GIB, Deaths, Engine, Watch, check_fits, cores, fitting_share, memory_gib, most_workers, threads_for
 from hpo.errors import BadSetting, SearchError
@@ -119,7 +119,8 @@ class Local(Engine):
                         raise SearchError(worker.last_line().removeprefix("error: "))
                     if worker.process.returncode in (0, 1) and retrying(search.state) is not None:  # 1 is an unforeseen exception too
                         continue
-                    log.warning("a worker died (status %s), starting another; its log is %s", worker.process.returncode, worker.log_file)
+                    why = "it hung" if worker.process.returncode == HUNG else f"status {worker.process.returncode}"
+                    log.warning("a worker died (%s), starting another; its log is %s", why, worker.log_file)
                     deaths.note(time.monotonic() - worker.started, f"{worker.last_line()} (log: {worker.log_file})")
                     workers.append(self.start(settings, url, worker.device, threads, worker.log_file))
                 if time.monotonic() - watched > WATCH_SECONDS:

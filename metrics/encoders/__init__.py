@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from metrics.errors import BadArray, BadEncoder
 
@@ -20,6 +21,7 @@ class Encoder(Protocol):
     name: str
     dimension: int
     content_hash: str  # changes whenever the features may: part of the key of what is cached and of what a score means
+    networks: Sequence[Any]  # torch modules that it computes with, a batch at a time
 
     def encode(self, pictures: np.ndarray) -> np.ndarray:
         """pictures (n, H, W) grey or (n, H, W, 3) RGB, uint8 -> (n, dimension) float32.

@@ -34,6 +34,7 @@ class ClipEncoder:
         self.device = device
         self._preprocessing = _Preprocessing.read(self.folder)
         self._model = _load_model(self.folder).to(device)
+        self.networks = (self._model.vision_model,)
         self.name = self.folder.name
         self.dimension = self._model.visual_projection.out_features
 

@@ -16,6 +16,7 @@ class PixelEncoder:
 
     name = PIXELS
     dimension = SIDE * SIDE
+    networks = ()
     content_hash = f"{PIXELS}-{SIDE}-bt601"
 
     def encode(self, pictures: np.ndarray) -> np.ndarray:

@@ -54,6 +54,23 @@ def test_a_result_has_the_curve_of_the_held_out_loss(inner: InnerLoop) -> None:
     assert result.curve[4] != result.curve[0] and result.curve == inner.evaluate(BIAS, 0).curve
 
 
+def test_each_step_of_training_and_denoising_and_each_batch_is_seen(inner: InnerLoop, settings: Settings) -> None:
+    signs: list[int] = []
+    with inner.seen_working(lambda: signs.append(1)):
+        subset = inner.apply(BIAS, 0)
+        with inner.training(BIAS, 0, subset, inner.learned("train", 0)) as training:
+            training.run_to(4)
+            assert len(signs) == 4
+            with training.evaluating():
+                inner.measure()
+        subset.restore()
+    batches = -(-settings.generated // settings.batch_size)
+    assert len(signs) > 4 + 2 * batches * settings.sampling_steps + 2 * batches, "sampling, decoding; features and losses"
+    before = len(signs)
+    inner.evaluate(BIAS, 0)
+    assert len(signs) == before, "no hook stays"
+
+
 def test_the_curve_does_not_change_the_training(inner: InnerLoop, settings: Settings) -> None:
     without = InnerLoop(replace(settings, held_out_every=0), "cpu").evaluate(BIAS, 0)
     assert without.curve == {} and without.scores == inner.evaluate(BIAS, 0).scores

@@ -89,6 +89,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path) -> None:
     (("--max-grad-norm", "0"), "above 0"), (("--min-snr-gamma", "0"), "above 0"), (("--min-snr-gamma", "nan"), "above 0"), (("--accumulate", "0"), "at least 1"),
     (("--accumulate", "9", "--batch-size", "8"), "a batch of 8 has no so many parts, take at most 8"), (("--held-out-every=-1",), "at least 0"),
     (("--checkpoint-every=-1",), "at least 0"), (("--gradient-checkpointing", "maybe"), "neither true nor false"),
+    *(((f"--stalled-after={minutes}",), "take a number of minutes from 1 to 1440") for minutes in ("0", "0.5", "-3", "1e9", "inf", "nan")),
     (("--keep", "fronts"), "'fronts' is unknown: take front"), (("--precision", "fp8"), "'fp8' is unknown: take fp"),
     (("--device", "gpu"), "--device 'gpu' is unknown"), (("--engine", "ray", "--device", "cuda:1"), "Ray that chooses"), (("--study", "  "), "1 to 200"),
     (("--study", "a\nb"), "control characters"), (("--study", "x" * 201), "1 to 200"), (("--study", "\udc80"), "control characters"),
@@ -145,7 +146,7 @@ def test_every_setting_is_one_of_what_means_something_or_may_change() -> None:
     free = {each.name for each in fields(Settings)} - means
     assert free == {"trials", "study", "storage", "model", "encoder", "data", "space", "baselines", "sampler", "engine", "workers", "gpus_per_trial", "ray_address", "device",
                     "keep", "out", "accumulate", "gradient_checkpointing", "held_out_every", "checkpoint_every", "checkpoints", "hours", "until_stable", "pruner",
-                    "stop_confidence", "warm_start", "enqueue"}, "model, encoder, data and space are compared by content"
+                    "stop_confidence", "stalled_after", "warm_start", "enqueue"}, "model, encoder, data and space are compared by content"
 
 
 @pytest.mark.parametrize(("words", "says"), [((), True), (("--baselines",), True), (("--no-baselines",), False), (("--baselines", "false"), False),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import gc
+import queue
+import re
 import shutil
 import signal
 import tempfile
@@ -18,6 +20,7 @@ import psutil
 import pytest
 import torch
 from finished_study import result
+from launching import until
 from optuna.trial import Trial
 from optuna_dashboard._note import get_note
 from told import asks, beside, run, rung
@@ -273,6 +276,32 @@ def run_out(query: Callable, asked: Asked) -> None:
     query("ALTER TABLE peft_pareto.leases DISABLE TRIGGER guard")
     query("UPDATE peft_pareto.leases SET expires_at = clock_timestamp() - interval '1 s' WHERE trial_id = :id", id=asked.id)
     query("ALTER TABLE peft_pareto.leases ENABLE TRIGGER guard")
+
+
+def test_one_that_hangs_loses_its_trial_to_another_and_its_process_is_to_end(searching: Callable, inner: InnerLoop, opened: Callable, query: Callable, tmp_path,
+                                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    search = searching(replace(inner.settings, study="hangs", out=str(tmp_path / "out"), stalled_after=0.02), trials=1)
+    query("UPDATE peft_pareto.studies SET lease_seconds = 2 WHERE study_id = :s", s=search.id)
+    asked, told, goes_on, outcomes = search.ask(), queue.Queue(), threading.Event(), []
+    monkeypatch.setattr(stopping, "end_hung", told.put)  # a real one ends the tests
+    measure = inner.measure_all
+
+    def hang(*given: object) -> object:
+        goes_on.wait()
+        return measure(*given)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(inner, "measure_all", hang)
+        hanging = threading.Thread(target=lambda: outcomes.append(ended(run_trial(search, inner, asked))))
+        hanging.start()
+        try:
+            assert re.fullmatch(r"trial 0: no sign of life for \d+ s at: step 2 of 4", told.get(timeout=120))
+            other = beside(search, opened)
+            until(lambda: isinstance(found := other.ask(), Asked) and found.number == 0, 120, "another takes the trial up")
+        finally:
+            goes_on.set()
+            hanging.join()
+    assert outcomes == [([], "lost")] and not stored(search, asked)
 
 
 def test_a_trial_whose_lease_ran_out_is_lost_and_writes_nothing(search: Search, inner: InnerLoop, query: Callable, opened: Callable) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,14 +12,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import hanging
 import pytest
+import told
 import torch
 from launching import until
 
 from hpo import code
 from hpo import worker as module
 from hpo.code import OtherCode
-from hpo.command import one_line_errors
+from hpo.command import HUNG, one_line_errors
 from hpo.ending import Ended, most_failures
 from hpo.errors import BadSetting
 from hpo.identity import identity, resolution_of
@@ -192,6 +195,18 @@ def test_one_that_hangs_in_native_code_does_not_outlive_its_launch(repository: P
     finally:
         hanging.kill()
         hanging.wait()
+
+
+@pytest.mark.slow
+def test_one_that_hangs_in_its_turn_ends_and_another_has_it(registered: Callable, process: Callable, query: Callable, states: Callable, tmp_path: Path) -> None:
+    search = registered(trials=2, baselines=False, space=hanging.space(tmp_path), stalled_after=0.02)
+    told.run(search, lambda asked, steps: (1.0, 1.0))  # the yardstick, which nobody proposes
+    (tmp_path / hanging.IN_TURN).touch()
+    hung = process(search.settings.study)
+    assert hung.wait(300) == HUNG
+    log = (tmp_path / "worker.log").read_text()
+    assert "in hang\n" in log and re.search(r"the turn to propose a trial: no sign of life for \d+ s; this worker ends itself, another goes on\n\Z", log)
+    assert process(search.settings.study).wait(300) == 0 and states(search.settings.study) == {"COMPLETE": 2}
 
 
 def trains(query: Callable, search: Search) -> list:

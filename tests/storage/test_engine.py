@@ -188,7 +188,7 @@ def test_a_dead_connection_is_replaced(server: str) -> None:
 
 
 def _hold_lock_and_die(url: str, held: multiprocessing.Event) -> None:
-    with engine.advisory_lock(engine.connect(url), 77):
+    with engine.advisory_lock(engine.connect(url), 77, 20.0):
         held.set()
         multiprocessing.Event().wait()
 
@@ -205,7 +205,7 @@ def test_a_killed_process_lets_its_lock_go(server: str) -> None:
         assert connection.scalar(query) is False
     holder.kill()
     holder.join()
-    with engine.advisory_lock(made, 77):
+    with engine.advisory_lock(made, 77, 20.0):
         pass
     made.dispose()
 
@@ -215,11 +215,11 @@ def test_a_lock_goes_to_all_who_wait_and_the_server_says_nothing_of_it(short_fol
     said = (short_folder / "postgres" / "server.log").stat().st_size
 
     def wait(number: int) -> None:
-        with engine.advisory_lock(made, 78):
+        with engine.advisory_lock(made, 78, 20.0):
             order.append(number)
 
     threads = [threading.Thread(target=wait, args=(number,)) for number in range(4)]
-    with engine.advisory_lock(made, 78):
+    with engine.advisory_lock(made, 78, 20.0):
         for thread in threads:
             thread.start()
         time.sleep(1.2)  # longer than they wait in the server at a time

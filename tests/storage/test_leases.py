@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from sqlalchemy import exc, text
 
 from storage import leases, results, trials
 from storage.errors import LeaseLost, StorageUnreachable
+from storage.life import Life
 from storage.store import Store, worker_name
 
 X = distribution_to_json(FloatDistribution(0, 1))
@@ -109,6 +111,40 @@ def test_heartbeat_says_that_the_lease_is_gone_where_the_server_only_fails(study
         assert heartbeat.lost.wait(60)
 
 
+def test_without_a_sign_of_life_the_lease_runs_out_and_whoever_hangs_is_told_of_it(study: Callable, opened: Callable, caplog: pytest.LogCaptureFixture) -> None:
+    made = study(lease_seconds=2)
+    other, trial, told = made.seen_by(opened()), made.start(), queue.Queue()
+    with leases.Heartbeat(made.store, trial.trial_id, Life("trial 0", 1.0, told.put)) as heartbeat:
+        heartbeat.stage("training")
+        assert told.get(timeout=60).startswith("trial 0: no sign of life for ")  # while this thread does nothing
+        deadline = time.monotonic() + 60
+        while not (expired := trials.expire(other.store, made.id)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert expired == [0] and other.take().number == 0
+        heartbeat.stage("training")
+        assert heartbeat.lost.wait(60), "it has come back too late"
+    assert "s at: training; it is not kept from others any longer" in caplog.text
+
+
+def test_who_hangs_after_the_trial_is_lost_is_told_of_it_too(study: Callable) -> None:
+    made, told = study(lease_seconds=2), queue.Queue()
+    trial = made.start()
+    with leases.Heartbeat(made.store, trial.trial_id, Life("trial 0", 1.0, told.put)) as heartbeat:
+        made.run_out(trial)
+        assert heartbeat.lost.wait(60) and told.get(timeout=60)
+
+
+def test_signs_of_life_keep_the_lease(study: Callable) -> None:
+    made, told = study(lease_seconds=1.5), queue.Queue()
+    trial = made.start()
+    life = Life("trial 0", 1.0, told.put)
+    with leases.Heartbeat(made.store, trial.trial_id, life) as heartbeat:
+        for _ in range(40):
+            time.sleep(0.1)
+            life.sign()
+        assert told.empty() and not heartbeat.lost.is_set() and leases.read(made.store, trial.trial_id).seconds_left > 0
+
+
 def test_asking_lets_one_worker_in_at_a_time(study: Callable, opened: Callable) -> None:
     made = study()
     inside, most = [0], [0]
@@ -172,6 +208,29 @@ def test_a_paused_worker_loses_its_turn_and_a_slow_one_keeps_it(study: Callable,
     finally:
         worker.kill()
         worker.wait()
+
+
+def test_one_that_hangs_in_its_turn_loses_it(study: Callable, opened: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "TURN_SECONDS", 1.0)
+    made, other, told = study(), opened(), queue.Queue()
+    taken = threading.Event()
+
+    def ask() -> None:
+        with leases.asking(other, made.id):
+            taken.set()
+
+    waiting = threading.Thread(target=ask)
+    with leases.asking(made.store, made.id, Life("the turn", 1.0, told.put)) as turn:
+        waiting.start()
+        for _ in range(30):
+            time.sleep(0.1)
+            turn.check()
+        assert not taken.is_set() and told.empty(), "it is slow, but gives signs of life"
+        assert taken.wait(60), "nobody could ask while a worker hung in its turn"
+        assert told.get(timeout=60).startswith("the turn: no sign of life for ")
+        with pytest.raises(StorageUnreachable):
+            turn.check()
+    waiting.join()
 
 
 KILLED = """

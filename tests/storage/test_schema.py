@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 
 import optuna
@@ -11,7 +14,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, text
 
 import storage
-from storage import leases, results, schema, trials
+from storage import engine, leases, results, schema, trials
 from storage.engine import connect, optuna_storage
 from storage.errors import SchemaError, StorageUnreachable
 
@@ -53,6 +56,58 @@ def test_four_at_once_make_one_schema(database: str) -> None:
         thread.join()
     assert failures == []
     assert "public.pareto_front" in _objects(database)
+
+
+PAUSED = """
+import os, signal, sys, storage
+from optuna.storages import RDBStorage
+from optuna.storages._rdb.models import BaseModel
+from sqlalchemy import event
+from storage import engine, schema
+from storage.errors import StorageUnreachable
+engine.IDLE_TRANSACTION = "SET idle_in_transaction_session_timeout = '1s'"
+
+def pause(*given, **named):
+    print("paused", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+def then(first, second):
+    return lambda *given, **named: (first(*given, **named), second(*given, **named)) and None
+
+match sys.argv[2]:
+    case "before it makes Optuna's tables":
+        RDBStorage.__init__ = then(pause, RDBStorage.__init__)
+    case "while it makes Optuna's tables":
+        event.listen(BaseModel.metadata, "after_create", pause)
+    case "while it makes ours":
+        schema._install_code = then(schema._install_code, pause)
+try:
+    storage.open(sys.argv[1]).close()
+    print("opened")
+except StorageUnreachable:
+    print("away")
+"""
+
+
+@pytest.mark.parametrize("place", ["before it makes Optuna's tables", "while it makes Optuna's tables", "while it makes ours"])
+def test_a_process_that_is_paused_while_it_opens_a_database_keeps_nobody_out(place: str, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (engine, schema):
+        monkeypatch.setattr(module, "SILENT_SECONDS", 1.0)
+    process = subprocess.Popen([sys.executable, "-c", PAUSED, database, place], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "paused\n"
+        opening = threading.Thread(target=lambda: storage.open(database).close(), daemon=True)
+        opening.start()
+        opening.join(timeout=60)
+        assert not opening.is_alive()
+        made = _objects(database)
+        process.send_signal(signal.SIGCONT)
+        said = process.communicate(timeout=60)[0]
+        assert said in ("opened\n", "away\n") and process.returncode == 0, "it asks again"
+        assert "public.pareto_front" in made and _objects(database) == made
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_newer_schema_is_refused_in_one_line(database: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import gzip
 import io
 import json
@@ -25,6 +24,7 @@ from trainers.data import wording
 from trainers.data.anatomy import Anatomy, Chest, Pose
 from trainers.data.findings import CHEXPERT, NORMAL_SHARE, Finding, deform, draw, sample_acute, sample_chronic
 from trainers.errors import BadData
+from trainers.locks import locked
 
 VERSION = 2  # raised whenever the generator writes other bytes
 VERSION_FILE = "PHANTOMS.json"
@@ -228,7 +228,12 @@ def ensure(folder: Path, patients: int = PATIENTS, seed: int = 0, resolution: in
     folder = Path(folder)
     if is_complete(folder, patients, seed, resolution):
         return folder
-    with _locked(folder):
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder.parent / f".{folder.name}.lock", f"the phantoms in {folder}"))
+        except OSError as error:
+            raise BadData(f"phantoms folder {folder} cannot be written ({error.strerror}): give a folder you may write to") from error
         if is_complete(folder, patients, seed, resolution):  # another process wrote it while we waited
             return folder
         _delete_leftovers(folder)
@@ -238,21 +243,6 @@ def ensure(folder: Path, patients: int = PATIENTS, seed: int = 0, resolution: in
             os.rename(folder, aside / "old")
             shutil.rmtree(aside, ignore_errors=True)
         return write(folder, patients, seed, resolution)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds a lock beside the folder; the system lets go of it when a process dies, however it dies."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = (folder.parent / f".{folder.name}.lock").open("w")
-    except OSError as error:
-        raise BadData(
-            f"phantoms folder {folder} cannot be written ({error.strerror}): give a folder you may write to"
-        ) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _delete_leftovers(folder: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import hanging
 import psutil
 import pytest
 from launching import until
@@ -83,6 +84,19 @@ def test_a_stopped_trial_is_pruned_and_counts(engine: str, settings: Made, state
     stopped = query("SELECT count(*), max(r.steps) FROM rung_scores r WHERE r.study = :s AND r.state = 'PRUNED'", s=asked.study)
     assert stopped == [(counts["PRUNED"], 2)], "each was evaluated at the first rung only"
     assert not list((Path(asked.out) / asked.study).glob("ray*")), "Ray leaves nothing behind"
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_in_native_code_ends_and_its_trial_goes_on(engine: str, begun: Made, settings: Made, states: Callable, query: Callable, tmp_path,
+                                                                        monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    monkeypatch.setattr("hpo.settings.LEAST_STALLED", 0.0)
+    asked = begun(engine=engine, trials=1, space=hanging.space(tmp_path), stalled_after=0.05)
+    (tmp_path / hanging.IN_TRAINING).touch()
+    assert search(asked, quiet(tmp_path / "said")).status == 0 and states(asked.study) == {"COMPLETE": 1}
+    assert not (tmp_path / hanging.IN_TRAINING).exists() and "a worker died" in caplog.text
+    if engine == "local":
+        assert "a worker died (it hung)" in caplog.text
+        assert "this worker ends itself, another goes on" in (Path(asked.out) / asked.study / "logs" / "worker-0.log").read_text()
 
 
 def test_what_only_a_worker_can_notice_is_one_line_and_the_end(engine: str, settings: Made, model: Path, states: Callable, tmp_path) -> None:
