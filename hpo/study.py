@@ -78,8 +78,8 @@ def optunas(store: Store, settings: Settings, directions: Sequence[str]) -> optu
                      sampler=optuna.samplers.RandomSampler(seed=settings.seed), load_if_exists=True)
     with leases.translated():
         study = create()
-        if [each.name.lower() for each in study.directions] != list(directions) and settings.study not in results.study_names(store) and not study.trials:
-            optuna.delete_study(study_name=settings.study, storage=store.optuna)
+        if [each.name.lower() for each in study.directions] != list(directions):
+            results.discard(store, study._study_id)
             study = create()
         return study
 

@@ -117,9 +117,15 @@ def register(
         _compare(stored, given)  # what binds never changes
         if trials is None:  # a worker that joins: its machine's paths are not the study's
             return Registered(asked_before, stored, created=False)
-        query = "UPDATE peft_pareto.studies SET trials = :trials, settings = :settings WHERE study_id = :id"
+        query = "SELECT peft_pareto.relaunch(:id, :trials, CAST(:settings AS jsonb))"
         connection.execute(text(query), {"id": study_id, "trials": int(trials), "settings": json.dumps(given)})
         return Registered(int(trials), given, created=False)
+
+
+def discard(store: Store, study_id: int) -> None:
+    """Deletes Optuna's study if it is not registered and has no trial, which nobody can change meanwhile; else it stays."""
+    with leases.translated(), store.at_once.connect() as connection:
+        connection.execute(text("SELECT peft_pareto.discard(:study)"), {"study": study_id})
 
 
 def compare(store: Store, study_id: int, binding: Mapping[str, Any], free: Mapping[str, Any], *, objectives: Sequence[str], reward_weight: float) -> None:

@@ -249,6 +249,23 @@ def test_a_refused_launch_binds_no_later_one(searching: Searching, query: Callab
         searching(study="test-refused", objectives="fd,amd_train")
 
 
+def test_a_launch_for_other_objectives_deletes_nothing_of_one_that_registers_meanwhile(searching: Searching, opened: Callable, monkeypatch) -> None:
+    other = Settings(study="test-raced", steps=40, rungs=3, objectives="fd,copy_excess,amd_train")
+    Search(opened(), other)  # a launch that has not registered yet
+    real = results.discard
+
+    def paused(*given) -> None:
+        first = Search(opened(), other)
+        first.register(3, IDENTITY)
+        tell(first, asks(first), scores(1, 1))
+        real(*given)
+
+    with monkeypatch.context() as patched, pytest.raises(SettingsDiffer):
+        patched.setattr(results, "discard", paused)
+        searching(study="test-raced")
+    assert [row["outcome"] for row in results.trials(opened(), "test-raced")] == ["finished"] and len(results.rungs(opened(), "test-raced")) == 1
+
+
 @pytest.mark.parametrize("sampler", ["auto", "gp"])
 def test_a_model_proposes_within_what_is_known_before(sampler: str, searching: Searching) -> None:
     """A third of random proposals are, and none of the baselines that the model has seen."""

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from sqlalchemy import exc, text
 
 from storage import leases, results, trials
-from storage.errors import BadValue, LeaseLost, NoWorker, StudyFull
+from storage.errors import BadValue, CodeDiffers, LeaseLost, NotNow, NoWorker, SchemaError, StudyFull
 
 X = distribution_to_json(FloatDistribution(0, 1))
 DISTRIBUTIONS = {
