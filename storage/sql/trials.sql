@@ -193,7 +193,8 @@ END
 $$;
 
 -- Ends a trial: the lease is settled, and Optuna's state and values follow. The same again by the same worker does
--- nothing. Locks the trial, then the lease.
+-- nothing. Where a repeat fails, points that waited for it may be outdone (one that is lost for good leaves that to the next rung). Locks the trial,
+-- then, where a repeat fails, the study's row, then the lease.
 CREATE OR REPLACE FUNCTION peft_pareto.tell(
     trial integer, how text, state_then text, scores double precision[], why text, own boolean) RETURNS void
     LANGUAGE plpgsql AS
@@ -242,8 +243,12 @@ BEGIN
     PERFORM FROM optuna.studies s WHERE s.study_id = study FOR UPDATE;
     PERFORM FROM optuna.trials t WHERE t.trial_id = trial FOR UPDATE;
     objection := peft_pareto.objection(trial);
+    is_awaited boolean := state_then = 'FAIL' AND EXISTS (SELECT FROM peft_pareto.candidates c WHERE c.trial_id = trial AND c.repeat > 0);
     IF objection IS NOT NULL THEN
         PERFORM peft_pareto.refuse(trial, objection);
+    IF is_awaited THEN
+        PERFORM FROM peft_pareto.studies s WHERE s.study_id = told.study_id FOR NO KEY UPDATE;
+    END IF;
     END IF;
     IF NOT EXISTS (SELECT FROM peft_pareto.candidates c WHERE c.trial_id = trial) THEN
         known := peft_pareto.known_as(study, candidate);
@@ -264,6 +269,9 @@ $$;
 -- Takes the lease from a trial: it waits to be taken up again, or, at its last loss, fails. Its request is forgotten, since
 -- the same asked again is to give a trial that is held. The caller has locked trial and lease.
 CREATE OR REPLACE FUNCTION peft_pareto.lose(trial integer, counted boolean, why text, leaver text) RETURNS void
+    IF is_awaited THEN
+        PERFORM peft_pareto.outdo(told.study_id);
+    END IF;
     LANGUAGE plpgsql AS
 $$
 BEGIN
