@@ -83,8 +83,8 @@ def register(
     last one who launches says how many trials there shall be. With trials None (a worker that joins) neither is
     changed. `directions`: score name -> "minimize" or "maximize". `queue`: [{"candidate": JSON, "why": text}] to be run before
     anything is proposed, taken when the study is created.
-    Raises SettingsDiffer, ForeignStudy (it has started trials but is not registered), BadValue (None trials or no such
-    study, where it must be created).
+    Raises SettingsDiffer, CodeDiffers (trials run with another `free["code"]`), ForeignStudy (it has started trials but is not registered),
+    BadValue (None trials or no such study, where it must be created).
     """
     given = as_stored({"binding": {**binding, **_fixed(objectives, reward_weight)}, "free": dict(free)})
     with leases.translated(), store.at_once.connect() as connection:  # no lock is held while this process or the network rests

@@ -656,3 +656,32 @@ def test_a_launch_of_other_code_waits_for_the_trials_that_run_and_ends_the_worke
     expire(query, running)
     later.register(9, IDENTITY)
     assert asks(later).number == running.number
+
+
+@pytest.mark.parametrize("is_left", [False, True])
+def test_a_worker_of_other_code_begins_nothing_where_a_launch_registers_meanwhile(is_left: bool, searching: Searching, query: Callable, monkeypatch) -> None:
+    search = searching(trials=9)
+    run(search, lambda asked, steps: (1.0, 1.0))
+    if is_left:
+        search.release(asks(search))
+    real = search.start
+
+    def slow(counts) -> Asked | None:
+        query("UPDATE peft_pareto.studies SET settings = jsonb_set(settings, '{free,code}', '\"newer\"') WHERE study_id = :s", s=search.id)
+        return real(counts)
+
+    monkeypatch.setattr(search, "start", slow)
+    with pytest.raises(OtherCode, match="is run with code newer, this worker has"):
+        search.ask()
+    assert [each.state for each in search.study.get_trials()] == [TrialState.COMPLETE] + [TrialState.WAITING] * is_left
+
+
+def test_a_launch_of_other_code_waits_for_a_trial_that_began_since_it_looked(searching: Searching, opened: Callable, query: Callable, monkeypatch) -> None:
+    search = searching(trials=9)
+    query("UPDATE peft_pareto.studies SET settings = jsonb_set(settings, '{free,code}', '\"older\"') WHERE study_id = :s", s=search.id)
+    later = Search(opened(), search.settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(later, "check", lambda: patched.setattr("hpo.code.content_hash", lambda: "older") or asks(search) and patched.undo())
+        with pytest.raises(BadSetting, match="has 1 trials that run with another version of this program \\(older"):
+            later.register(9, IDENTITY)
+    assert results.settings(search.store, search.id)["free"]["code"] == "older"

@@ -314,7 +314,7 @@ def test_front_is_the_brute_force_front(study: Callable, directions: tuple[str, 
 
 
 def test_repeats_are_one_point_at_their_mean(study: Callable) -> None:
-    made = study(10)
+    made = study(10, repeats=3)
 
     def finish(hash: str, repeat: int, q: float, m: float, **more: object) -> None:
         made.finish(made.start(hash, repeat=repeat), q, m, hash=hash, seconds=10.0 * (repeat + 1), **more)
