@@ -101,7 +101,7 @@ BEGIN
                                       WHERE is_yardstick AND c.study_id = study AND c.yardstick AND t.state IN ('RUNNING', 'WAITING', 'COMPLETE')),
         'the same is trained by trial ' || CASE WHEN is_yardstick OR candidate ->> 'baseline' IS NOT NULL
             THEN peft_pareto.under_way(study, candidate ->> 'root', wanted_repeat) END,
-        'no more runs are needed of what others dominate for good: ' || (SELECT candidate ->> 'words' FROM peft_pareto.points p
+        'no more runs are needed of what cannot be on the front: ' || (SELECT candidate ->> 'words' FROM peft_pareto.points p
             WHERE wanted_repeat > 0 AND p.study_id = study AND p.hash = candidate ->> 'hash' AND p.outdone IS NOT NULL));
 END
 $$;

@@ -146,7 +146,7 @@ def test_no_repeat_of_a_point_that_is_outdone_is_begun_and_one_that_comes_by_cou
     made.finish(short, 2.0, 2.0, steps=10, hash="r at 10")
     final(made, 1.0, 1.0)
     assert gone(made) == ["/w/trial-0-r at 10.pt"]
-    with pytest.raises(NotNow, match="no more runs are needed of what others dominate for good: a candidate"):
+    with pytest.raises(NotNow, match="no more runs are needed of what cannot be on the front: a candidate"):
         made.start("r at 10", root="r", steps=10, repeat=1)
     made.finish(made.start("r", root="r"), 0.5, 3.0, hash="r")
     longer = made.start("r", root="r", repeat=1)
