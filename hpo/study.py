@@ -28,7 +28,7 @@ from hpo.spaces.sites import sites_of
 from metrics.encoders import PIXELS
 from metrics.scores import SCORES, Scores
 from storage import leases, results, standing, trials
-from storage.errors import StudyFull
+from storage.errors import CodeDiffers, NotNow, StudyFull
 from storage.life import Life
 from storage.store import Store
 from trainers.candidate import Candidate
@@ -79,8 +79,8 @@ def optunas(store: Store, settings: Settings, directions: Sequence[str]) -> optu
                      sampler=optuna.samplers.RandomSampler(seed=settings.seed), load_if_exists=True)
     with leases.translated():
         study = create()
-        if [each.name.lower() for each in study.directions] != list(directions) and settings.study not in results.study_names(store) and not study.trials:
-            optuna.delete_study(study_name=settings.study, storage=store.optuna)
+        if [each.name.lower() for each in study.directions] != list(directions):
+            results.discard(store, study._study_id)
             study = create()
         return study
 
@@ -122,9 +122,13 @@ class Search:
             self.check_code()
             self.check()
         directions = {name: score.direction for name, score in SCORES.items()}
-        registered = results.register(self.store, self.id, asked_for, self.binding(identity), self.free(), objectives=self.objectives.names, directions=directions,
-                                      quality=self.objectives.quality, memorization=self.objectives.memorization,
-                                      reward_weight=self.settings.reward_weight, queue=queue)
+        try:
+            registered = results.register(self.store, self.id, asked_for, self.binding(identity), self.free(), objectives=self.objectives.names,
+                                          directions=directions, quality=self.objectives.quality, memorization=self.objectives.memorization,
+                                          reward_weight=self.settings.reward_weight, queue=queue)
+        except CodeDiffers:  # a trial was begun since the code was compared
+            self.check_code()
+            raise
         if queue and not registered.created:
             results.append_to_queue(self.store, self.id, queue)
         if asked_for is not None:  # a new launch: whatever made trials fail before may have been mended
@@ -190,8 +194,10 @@ class Search:
                     return Wait()
                 try:
                     asked = self.start(counts)
-                except StudyFull:  # somebody joined who does not ask through us
+                except (StudyFull, NotNow):  # somebody joined who does not ask through us, or this worker slept through its turn
                     return Wait()
+                except CodeDiffers:  # it was launched with another while this worker proposed: said above
+                    continue
                 except BadProposal as error:
                     bad_proposals, said = bad_proposals + 1, str(error)
                     continue
@@ -200,23 +206,26 @@ class Search:
                 bad_proposals = 0
         raise BadSetting(f"{said} ({MOST_BAD_PROPOSALS} proposals in a row failed)")
 
-    def start(self, counts: leases.Counts) -> Asked | None:
+    def start(self, counts: leases.Counts) -> Asked | Wait | None:
         """Begin the yardstick, else take up what was left or enqueued, else begin what is on the agenda, else what is proposed; None if that is not
-        worth running.
+        worth running. While what is going to be the yardstick is trained as another trial, whose rungs it takes over, only what was left is taken up.
 
         Raises BadProposal, after noting the trial as failed, where the space gives no candidate.
         """
         yardstick = self.agenda.yardstick()
-        taken = self.asked_for(trials.take) if yardstick is None else None
+        is_trained = yardstick is not None and self.under_way(yardstick.candidate) is not None
+        taken = self.asked_for(trials.take) if yardstick is None or is_trained else None
         if taken is not None:
             return self.taken(taken)
+        if is_trained:
+            return Wait()
         entry = yardstick or self.agenda.next(counts)
         return self.begin(entry) if entry is not None else self.propose(trials.next_number(self.store, self.id), counts)
 
     def asked_for(self, call: Callable[..., T]) -> T:
         """The answer to a call by which this worker gets a trial to run. Where it is lost, the next `ask` finds out whether it did."""
         self.unanswered = True
-        answer = call(self.store, self.id, request=self.request)
+        answer = call(self.store, self.id, request=self.request, code=code.content_hash())
         self.request, self.unanswered = request(), False
         return answer
 
@@ -251,7 +260,7 @@ class Search:
             proposal = self.recall.proposer.propose(number, at_random=counts.duplicates_in_a_row + counts.infeasible_in_a_row >= STUCK)
         except BadProposal as error:
             trials.start(self.store, self.id, request=request(), candidate=None, parameters={}, distributions={}, internal={}, user_attrs={}, system_attrs={},
-                         outcome="failed", reason=str(error))
+                         outcome="failed", reason=str(error), code=code.content_hash())
             raise
         return self.write(proposal, Entry(proposal.candidate), self.infeasible(proposal.candidate))
 
@@ -266,16 +275,19 @@ class Search:
         given = dict(candidate=self.row(candidate, entry), parameters=parameters, distributions=distributions, internal=internal, user_attrs=attributes,
                      system_attrs=proposal.system_attrs)
         if why is not None:
-            trials.start(self.store, self.id, request=request(), outcome=outcome, reason=reason, **given)
+            trials.start(self.store, self.id, request=request(), outcome=outcome, reason=reason, code=code.content_hash(), **given)
             return None
         started = self.asked_for(partial(trials.start, **given))
         if started.outcome is not None:
             return None
-        return Asked(started.trial_id, started.number, candidate, self.rungs_of(candidate), entry.repeat, entry.baseline, self.paid(candidate, entry.repeat))
+        known = self.paid(candidate, entry.repeat, entry.yardstick)
+        return Asked(started.trial_id, started.number, candidate, self.rungs_of(candidate), entry.repeat, entry.baseline, known)
 
-    def paid(self, candidate: Candidate, repeat: int = 0) -> dict[int, float]:
-        """Rungs below the candidate's own steps that another trial has evaluated: never measured again, and trained again only where no state was kept."""
-        return {steps: 0.0 for steps in trials.known_rungs(self.store, self.id, candidate.root, repeat) if steps < candidate.steps}
+    def paid(self, candidate: Candidate, repeat: int = 0, yardstick: bool = False) -> dict[int, float]:
+        """Rungs below the candidate's own steps that another trial has evaluated: never measured again, and trained again only where no state was kept. A
+        new yardstick has taken the last one over too."""
+        known = trials.known_rungs(self.store, self.id, candidate.root, repeat)
+        return {steps: 0.0 for steps in known if steps < candidate.steps or yardstick and steps == candidate.steps}
 
     def row(self, candidate: Candidate, entry: Entry | None = None) -> trials.CandidateRow:
         trainable = self.trainable(candidate)

@@ -66,6 +66,22 @@ class StudyFull(StorageError):
         )
 
 
+class NotNow(StorageError):
+    """A trial that was worth starting when it was looked for is not any more, by what others have begun or written since."""
+
+    def __init__(self, study: int, why: str) -> None:
+        self.study, self.why = study, why
+        super().__init__(f"study {study}: {why}; look for another trial")
+
+
+class CodeDiffers(StorageError):
+    """A worker has another version of the program than the launch that the study was last run with."""
+
+    def __init__(self, study: int, stored: str, own: str) -> None:
+        self.study, self.stored, self.own = study, stored, own
+        super().__init__(f"study {study} is run with code {stored}, this worker has {own}: use that version, or launch the study anew with this one")
+
+
 class NoWorker(StorageError):
     """The connection has no worker name, so that a lease would have no holder."""
 

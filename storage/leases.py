@@ -17,7 +17,7 @@ import psycopg2
 from sqlalchemy import exc, text
 
 from storage.engine import SILENT_SECONDS, Hold, advisory_lock, first_line
-from storage.errors import BadValue, LeaseLost, NoWorker, StorageError, StorageUnreachable, StudyFull
+from storage.errors import BadValue, CodeDiffers, LeaseLost, NotNow, NoWorker, SchemaError, StorageError, StorageUnreachable, StudyFull
 from storage.life import Life
 from storage.retrying import retrying
 from storage.store import Store
@@ -83,7 +83,7 @@ class Lease:
 
 @contextlib.contextmanager
 def translated() -> Iterator[None]:
-    """Turns what the database refused, inside Optuna or not, into StudyFull, NoWorker, LeaseLost or StorageUnreachable.
+    """Turns what the database refused, inside Optuna or not, into the error of its cause in `storage.errors`.
 
     Other exceptions pass unchanged.
     """
@@ -246,6 +246,12 @@ def _ours(error: BaseException, disconnected: bool) -> StorageError | None:
         return LeaseLost(**json.loads(detail))
     if code == "PP004":
         return BadValue(first_line(error))
+    if code == "PP005":
+        return NotNow(**json.loads(detail))
+    if code == "PP006":
+        return CodeDiffers(**json.loads(detail))
+    if code == "PP007":
+        return SchemaError(first_line(error))
     if code == "23PP1":
         return StudyFull(**json.loads(detail))
     if code == "23PP3":

@@ -83,8 +83,8 @@ def register(
     last one who launches says how many trials there shall be. With trials None (a worker that joins) neither is
     changed. `directions`: score name -> "minimize" or "maximize". `queue`: [{"candidate": JSON, "why": text}] to be run before
     anything is proposed, taken when the study is created.
-    Raises SettingsDiffer, ForeignStudy (it has started trials but is not registered), BadValue (None trials or no such
-    study, where it must be created).
+    Raises SettingsDiffer, CodeDiffers (trials run with another `free["code"]`), ForeignStudy (it has started trials but is not registered),
+    BadValue (None trials or no such study, where it must be created).
     """
     given = as_stored({"binding": {**binding, **_fixed(objectives, reward_weight)}, "free": dict(free)})
     with leases.translated(), store.at_once.connect() as connection:  # no lock is held while this process or the network rests
@@ -117,9 +117,15 @@ def register(
         _compare(stored, given)  # what binds never changes
         if trials is None:  # a worker that joins: its machine's paths are not the study's
             return Registered(asked_before, stored, created=False)
-        query = "UPDATE peft_pareto.studies SET trials = :trials, settings = :settings WHERE study_id = :id"
+        query = "SELECT peft_pareto.relaunch(:id, :trials, CAST(:settings AS jsonb))"
         connection.execute(text(query), {"id": study_id, "trials": int(trials), "settings": json.dumps(given)})
         return Registered(int(trials), given, created=False)
+
+
+def discard(store: Store, study_id: int) -> None:
+    """Deletes Optuna's study if it is not registered and has no trial, which nobody can change meanwhile; else it stays."""
+    with leases.translated(), store.at_once.connect() as connection:
+        connection.execute(text("SELECT peft_pareto.discard(:study)"), {"study": study_id})
 
 
 def compare(store: Store, study_id: int, binding: Mapping[str, Any], free: Mapping[str, Any], *, objectives: Sequence[str], reward_weight: float) -> None:

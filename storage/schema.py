@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from functools import cache
 
 import sqlalchemy
 from sqlalchemy import exc
@@ -100,17 +101,18 @@ def _check_free(connection: Connection, change: bool) -> None:
                           "ended, or stop them, then launch again")
 
 
-def _digest() -> str:
+@cache
+def digest() -> str:
     """The schema's comment: which files its functions, triggers and views are made by."""
     return "functions and views " + hashlib.sha256("".join(text_of(name) for name in SCRIPTS).encode()).hexdigest()
 
 
 def _has_code(connection: Connection) -> bool:
-    return connection.scalar(sqlalchemy.text("SELECT obj_description('peft_pareto'::regnamespace)")) == _digest()
+    return connection.scalar(sqlalchemy.text("SELECT obj_description('peft_pareto'::regnamespace)")) == digest()
 
 
 def _install_code(connection: Connection) -> None:
     """Functions, triggers and views."""
     for name in SCRIPTS:
         run_script(connection, text_of(name))
-    connection.exec_driver_sql(f"COMMENT ON SCHEMA peft_pareto IS '{_digest()}'")
+    connection.exec_driver_sql(f"COMMENT ON SCHEMA peft_pareto IS '{digest()}'")

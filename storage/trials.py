@@ -1,7 +1,8 @@
 """The life of a trial as Python calls it, a function a step. Each is one transaction by one call of a SQL function.
 
     (nothing) -- enqueued   -> WAITING   by anybody (Optuna's study.enqueue_trial)
-    (nothing) -- started    -> RUNNING   `start`, by a named worker, if finished + running < trials asked for; lease to it
+    (nothing) -- started    -> RUNNING   `start`, by a named worker that has the study's code, if finished + running < trials asked for and nothing is
+                                         in the way; lease to it
     (nothing) -- refused    -> FAIL      `start` with an outcome, duplicate | infeasible: never run, in one go; counts
                                          neither as finished, running nor failed
     WAITING   -- taken up   -> RUNNING   `take`, by a named worker, the same admission; lease to the taker
@@ -34,7 +35,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from storage import leases
+from storage import leases, schema
 from storage.errors import BadValue
 from storage.plain import as_stored, clean, dumped, number, optional
 from storage.rungs import KnownRung, RungRow, known_rungs, record_rung, replicates_of, rungs_since
@@ -128,15 +129,19 @@ def start(
     system_attrs: Mapping[str, Any] | None = None,
     outcome: str | None = None,
     reason: str | None = None,
+    code: str | None = None,
 ) -> Started:
     """A new trial under this worker's lease, or one that is refused at once: with an outcome (infeasible, failed), or as a duplicate, which is
-    found out in the same transaction: `find_duplicate` and `standing.under_way` say what is one. The yardstick never is, another baseline only
-    where its last rung is evaluated or it is under way. It has no candidate (None) only where it failed since nothing could be made of what was proposed.
+    found out in the same transaction: `find_duplicate` and `standing.under_way` say what is one. The yardstick never is: it has its last rung from the
+    start where another trial evaluated that; another baseline only where its last rung is evaluated. It has no candidate (None) only where it failed since
+    nothing could be made of what was proposed.
 
     request: a uuid that the caller makes; the same again gives the same trial. parameters: external values by name,
     internal: Optuna's internal representation, distributions: Optuna's distribution_to_json, of the same names, in the
     order in which they were suggested. Optuna reads the trial as its own.
-    Raises StudyFull, NoWorker, BadValue.
+    code: of the caller's program, where it must be the one that the study was last launched with.
+    Raises StudyFull, NoWorker, BadValue, CodeDiffers, SchemaError (the rules are others than this version's), and NotNow for a yardstick beside
+    one that has not failed, for it or a baseline while the same is trained, and for a repeat of a point that is dominated for good.
     """
     if outcome is not None and outcome not in REFUSALS:
         raise BadValue(f"outcome={outcome!r} is no refusal of a proposal: use one of {', '.join(REFUSALS)}, or None to run it")
@@ -145,25 +150,26 @@ def start(
         **_described(candidate, parameters, distributions, internal),
         "user_keys": list(user_attrs or {}), "user_values": [json.dumps(value) for value in (user_attrs or {}).values()],
         "system_keys": list(system_attrs or {}), "system_values": [json.dumps(value) for value in (system_attrs or {}).values()],
+        "code": code, "rules": schema.digest(),
     }  # fmt: skip
     query = (
         "SELECT trial, place, outcome FROM peft_pareto.start(:study, :request, :outcome, :reason, CAST(:candidate AS jsonb), "
         "CAST(:names AS text[]), CAST(:internal AS double precision[]), CAST(:kinds AS text[]), CAST(:user_keys AS text[]), "
-        "CAST(:user_values AS text[]), CAST(:system_keys AS text[]), CAST(:system_values AS text[]))"
+        "CAST(:user_values AS text[]), CAST(:system_keys AS text[]), CAST(:system_values AS text[]), :code, :rules)"
     )
     with leases.translated(), store.at_once.connect() as connection:
         return Started(*connection.execute(text(query), values).one())
 
 
-def take(store: Store, study_id: int, request: str) -> Taken | None:
+def take(store: Store, study_id: int, request: str, code: str | None = None) -> Taken | None:
     """The oldest trial that waits, first those that were left, then enqueued ones, now under this worker's lease.
 
-    None if none waits. The same request again gives the same trial while this worker holds it.
-    Raises StudyFull (one waits, but its place is taken), NoWorker.
+    None if none waits. The same request again gives the same trial while this worker holds it. code: as in `start`.
+    Raises StudyFull (one waits, but its place is taken), NoWorker, CodeDiffers, SchemaError.
     """
-    query = "SELECT * FROM peft_pareto.take(:study, :request)"
+    query = "SELECT * FROM peft_pareto.take(:study, :request, :code, :rules)"
     with leases.translated(), store.at_once.connect() as connection:
-        row = connection.execute(text(query), {"study": study_id, "request": request}).one_or_none()
+        row = connection.execute(text(query), {"study": study_id, "request": request, "code": code, "rules": schema.digest()}).one_or_none()
     if row is None:
         return None
     given = dict(row._mapping)

@@ -117,9 +117,31 @@ $$ SELECT c.hash FROM peft_pareto.compared(study, 1) c WHERE NOT c.dominated $$;
 CREATE OR REPLACE FUNCTION peft_pareto.repeats(study integer) RETURNS integer LANGUAGE sql STABLE AS
 $$ SELECT coalesce((s.settings #>> '{binding,repeats}')::integer, 1) FROM peft_pareto.studies s WHERE s.study_id = study $$;
 
--- A study's points as its rungs say, all (NULL) or one, and which are outdone: those that are infeasible, or dominated by one
--- of which the mean is final, since it has all runs of --repeats. Neither ever ends, so that a front is looked for among few,
--- however many trials there are. The caller has locked the study's row.
+-- Marks the points that are outdone: dominated by one of which the mean is final, since it has all runs of --repeats, and with no repeat on its
+-- way to them, which might let them return. That never ends: no further one is begun (`in_the_way`), and a repeat of a longer training that comes by
+-- counts for no point that is outdone (`record_rung`). So a front is looked for among few, however many trials there are. The caller has locked the
+-- study's row.
+CREATE OR REPLACE FUNCTION peft_pareto.outdo(study integer) RETURNS void LANGUAGE plpgsql AS
+$$
+DECLARE
+    newest bigint := max(r.recorded) FROM peft_pareto.rungs r WHERE r.study_id = study;
+    awaited text[] := array(
+        SELECT r.hash
+            FROM peft_pareto.candidates c
+            JOIN optuna.trials t ON t.trial_id = c.trial_id
+            JOIN peft_pareto.candidates o ON o.study_id = study AND o.root = c.root
+            JOIN peft_pareto.rungs r ON r.trial_id = o.trial_id AND r.steps = ANY (c.rungs)
+            WHERE c.study_id = study AND c.repeat > 0 AND t.study_id = study AND t.state IN ('RUNNING', 'WAITING')
+            GROUP BY c.trial_id, r.hash HAVING NOT bool_or(o.repeat = c.repeat));
+BEGIN
+    UPDATE peft_pareto.points p SET outdone = newest
+        FROM peft_pareto.compared(study, peft_pareto.repeats(study)) c
+        WHERE c.dominated AND p.study_id = study AND p.hash = c.hash AND p.hash <> ALL (awaited);
+END
+$$;
+
+-- A study's points as its rungs say, all (NULL) or one, and which are outdone: those that are infeasible, which never ends either, or as
+-- above. The caller has locked the study's row.
 CREATE OR REPLACE FUNCTION peft_pareto.learn_points(study integer, point text) RETURNS void LANGUAGE plpgsql AS
 $$
 DECLARE
@@ -132,8 +154,7 @@ BEGIN
                       WHERE r.study_id = study AND (point IS NULL OR r.hash = point) AND NOT r.again GROUP BY r.hash, o.place) AS m
             GROUP BY m.hash
         ON CONFLICT (study_id, hash) DO UPDATE SET runs = excluded.runs, values = excluded.values, outdone = excluded.outdone;
-    UPDATE peft_pareto.points p SET outdone = newest
-        FROM peft_pareto.compared(study, peft_pareto.repeats(study)) c WHERE c.dominated AND p.study_id = study AND p.hash = c.hash;
+    PERFORM peft_pareto.outdo(study);
 END
 $$;
 
@@ -147,7 +168,11 @@ BEGIN
     IF TG_OP = 'UPDATE' AND (OLD.hash, OLD.values, OLD.feasible) IS NOT DISTINCT FROM (NEW.hash, NEW.values, NEW.feasible) THEN
         RETURN NULL;
     END IF;
-    was_final := TG_OP = 'UPDATE' OR NOT NEW.again AND EXISTS (
+    IF TG_OP = 'INSERT' AND NEW.again THEN
+        PERFORM peft_pareto.outdo(NEW.study_id);
+        RETURN NULL;
+    END IF;
+    was_final := TG_OP = 'UPDATE' OR EXISTS (
         SELECT FROM peft_pareto.points p
             WHERE p.study_id = NEW.study_id AND p.hash = NEW.hash AND p.runs >= peft_pareto.repeats(NEW.study_id));
     PERFORM peft_pareto.learn_points(NEW.study_id, CASE WHEN NOT was_final THEN NEW.hash END);

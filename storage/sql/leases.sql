@@ -1,7 +1,8 @@
 -- The life of a trial, as the database enforces it, in studies that are in peft_pareto.studies. Others are left alone.
 --
 --   (nothing) -- enqueued   -> WAITING   by anybody
---   (nothing) -- started    -> RUNNING   by a named worker, if finished + running < studies.trials; lease to it
+--   (nothing) -- started    -> RUNNING   by a named worker, if finished + running < studies.trials; lease to it. Through sql/trials.sql, as
+--                                        all workers do, only if it has the study's code, and if nothing is in the way (`in_the_way`)
 --   (nothing) -- refused    -> FAIL      outcome duplicate | infeasible: a proposal that was never run, in one go; counts
 --                                        neither as finished, running nor failed
 --   WAITING   -- taken up   -> RUNNING   by a named worker, the same admission; lease to the taker

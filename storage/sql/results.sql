@@ -9,6 +9,9 @@ DECLARE
     study integer := given ->> 'study_id';
 BEGIN
     PERFORM FROM optuna.studies o WHERE o.study_id = study FOR UPDATE;
+    IF NOT FOUND THEN
+        PERFORM peft_pareto.refuse_value(format('study %s was deleted meanwhile, by a launch of that name for other objectives: launch again', study));
+    END IF;
     RETURN QUERY SELECT s.settings, false FROM peft_pareto.studies s WHERE s.study_id = study;
     IF FOUND OR EXISTS (SELECT FROM optuna.trials t WHERE t.study_id = study AND t.state <> 'WAITING') THEN
         RETURN;
@@ -19,6 +22,35 @@ BEGIN
             SELECT study_id, trials, lease_seconds, settings, objectives, directions, reward_weight, quality, memorization, queue
                 FROM jsonb_populate_record(NULL::peft_pareto.studies, given)
             RETURNING settings, true;
+END
+$$;
+
+-- What a launch changes of a study that is there. Raises PP006 while trials run with other code than the launch's: their scores would be taken for its own.
+-- Locks the study's row, as all that start trials do.
+CREATE OR REPLACE FUNCTION peft_pareto.relaunch(study integer, asked integer, given jsonb) RETURNS void LANGUAGE plpgsql AS
+$$
+BEGIN
+    PERFORM FROM peft_pareto.studies s WHERE s.study_id = study FOR NO KEY UPDATE;
+    IF EXISTS (SELECT FROM optuna.trials t WHERE t.study_id = study AND t.state = 'RUNNING') THEN
+        PERFORM peft_pareto.demand_version(study, given #>> '{free,code}', NULL);
+    END IF;
+    UPDATE peft_pareto.studies s SET trials = asked, settings = given WHERE s.study_id = study;
+END
+$$;
+
+-- Deletes Optuna's study if it is not ours and has no trial, not even a waiting one; else it stays. Locks it as `register` and all that start
+-- trials do, and in the way of whoever enqueues one.
+CREATE OR REPLACE FUNCTION peft_pareto.discard(study integer) RETURNS void LANGUAGE plpgsql AS
+$$
+BEGIN
+    PERFORM FROM optuna.studies o WHERE o.study_id = study FOR UPDATE;
+    IF EXISTS (SELECT FROM peft_pareto.studies s WHERE s.study_id = study) OR EXISTS (SELECT FROM optuna.trials t WHERE t.study_id = study) THEN
+        RETURN;
+    END IF;
+    DELETE FROM optuna.study_directions d WHERE d.study_id = study;
+    DELETE FROM optuna.study_user_attributes a WHERE a.study_id = study;
+    DELETE FROM optuna.study_system_attributes a WHERE a.study_id = study;
+    DELETE FROM optuna.studies o WHERE o.study_id = study;
 END
 $$;
 

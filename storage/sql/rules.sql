@@ -1,8 +1,7 @@
 -- What several files need: who is asking, and how a refusal looks. `optuna.` stands for the schema of Optuna's tables.
--- SQLSTATEs: PP002 lease lost, PP004 a value that must not be stored, 23PP1 study full, 23PP3 no worker. Those two are of
--- class 23 (integrity), since Optuna tries any
--- other error of a new trial five times, with pauses, before it tells. PP002 must not be of class 23: Optuna would take
--- it for a lost race in set_trial_state_values and say nothing.
+-- SQLSTATEs: PP002 lease lost, PP004 a value that must not be stored, PP005 not to be started now, PP006 other code, PP007 other rules,
+-- 23PP1 study full, 23PP3 no worker. The last two are of class 23 (integrity), since Optuna tries any other error of a new trial
+-- five times, with pauses, before it tells. PP002 must not be of class 23: Optuna would take it for a lost race in set_trial_state_values and say nothing.
 
 -- The worker's name that the connection carries, NULL if none. Locks nothing.
 CREATE OR REPLACE FUNCTION peft_pareto.worker() RETURNS text LANGUAGE sql STABLE AS
@@ -59,6 +58,32 @@ BEGIN
     IF peft_pareto.worker() IS NULL THEN
         RAISE EXCEPTION 'trial % cannot start without a worker', trial
             USING ERRCODE = '23PP3', DETAIL = json_build_object('trial', trial)::text;
+    END IF;
+END
+$$;
+
+-- Raises PP005, Python's NotNow. Locks nothing.
+CREATE OR REPLACE FUNCTION peft_pareto.refuse_now(study integer, why text) RETURNS void LANGUAGE plpgsql AS
+$$
+BEGIN
+    RAISE EXCEPTION 'study %: %', study, why USING ERRCODE = 'PP005', DETAIL = json_build_object('study', study, 'why', why)::text;
+END
+$$;
+
+-- Raises PP006, Python's CodeDiffers, where the study was last launched with another code than the caller's (NULL: not said), and PP007, its
+-- SchemaError, where these rules are others than the caller's (as the schema's comment names them). Asked for when the study's row is locked, which a
+-- launch changes, and a trial's was written, which who changes the rules waits for.
+CREATE OR REPLACE FUNCTION peft_pareto.demand_version(study integer, own_code text, own_rules text) RETURNS void LANGUAGE plpgsql AS
+$$
+DECLARE
+    stored text := s.settings #>> '{free,code}' FROM peft_pareto.studies s WHERE s.study_id = study;
+BEGIN
+    IF stored <> own_code THEN
+        RAISE EXCEPTION 'study % is run with code %, not with %', study, stored, own_code
+            USING ERRCODE = 'PP006', DETAIL = json_build_object('study', study, 'stored', stored, 'own', own_code)::text;
+    END IF;
+    IF obj_description('peft_pareto'::regnamespace, 'pg_namespace') <> own_rules THEN
+        RAISE EXCEPTION 'the store was set up by another version of peft-pareto since this worker joined: start it with that one' USING ERRCODE = 'PP007';
     END IF;
 END
 $$;

@@ -1,7 +1,8 @@
 -- What a trial has reached: rungs with their scores, and what is known of a candidate's root from whatever trial.
 
 -- Records an evaluated rung with its scores; again by the same trial, it replaces and keeps its place in the order. A new
--- one resets the trial's losses. Locks the study's row first, so that `recorded` ascends in the order of commits: who has
+-- one resets the trial's losses. It is no run of its point where another trial had evaluated the same (`again`), or where a repeat comes by a point
+-- that is outdone: its tensors are deleted. Locks the study's row first, so that `recorded` ascends in the order of commits: who has
 -- read up to a number never finds a smaller one later. Then the lease.
 CREATE OR REPLACE FUNCTION peft_pareto.record_rung(
     trial integer, at_steps integer, own_hash text, own_words text, own_values double precision[], own_seconds double precision,
@@ -37,7 +38,9 @@ BEGIN
         INSERT INTO peft_pareto.rungs (trial_id, steps, study_id, hash, words, values, seconds, memory, violations, again)
             VALUES (trial, at_steps, study.study_id, own_hash, own_words, own_values, own_seconds, own_memory, own_violations,
                     EXISTS (SELECT FROM peft_pareto.rungs r JOIN peft_pareto.candidates c ON c.trial_id = r.trial_id
-                            WHERE r.study_id = study.study_id AND r.hash = own_hash AND c.repeat = given.repeat));
+                            WHERE r.study_id = study.study_id AND r.hash = own_hash AND c.repeat = given.repeat)
+                    OR given.repeat > 0 AND EXISTS (SELECT FROM peft_pareto.points p
+                            WHERE p.study_id = study.study_id AND p.hash = own_hash AND p.outdone IS NOT NULL));
         UPDATE peft_pareto.leases l SET losses = 0 WHERE l.trial_id = trial;
     ELSE
         UPDATE peft_pareto.rungs r

@@ -62,22 +62,11 @@ $$
         WHERE c.study_id = study AND c.root = wanted AND c.repeat = wanted_repeat AND t.state IN ('RUNNING', 'WAITING')
 $$;
 
--- Number of a trial by which running a baseline is useless: it has evaluated the last rung, or is the same baseline on its way
--- there. One that was stopped before is none, since a baseline never is. NULL if there is none. Locks nothing.
-CREATE OR REPLACE FUNCTION peft_pareto.baseline_known_as(study integer, wanted text, wanted_steps integer, named text)
-    RETURNS integer LANGUAGE sql STABLE AS
-$$
-    SELECT min(t.number)
-        FROM peft_pareto.candidates c
-        JOIN optuna.trials t ON t.trial_id = c.trial_id
-        LEFT JOIN peft_pareto.rungs r ON r.trial_id = c.trial_id AND r.steps = wanted_steps
-        WHERE c.study_id = study AND c.root = wanted AND c.repeat = 0
-          AND (r.trial_id IS NOT NULL OR t.state IN ('RUNNING', 'WAITING') AND c.baseline = named)
-$$;
+DROP FUNCTION IF EXISTS peft_pareto.baseline_known_as(integer, text, integer, text);  -- of before
 
--- In words why a candidate is not worth starting, since it is known; NULL if it is worth it. The yardstick is run even where it
--- was measured. Who locks Optuna's study first, as all that start trials do, finds what nobody can change before it commits
--- but trials that end.
+-- In words why a candidate is not worth starting, since it is known; NULL if it is worth it. The yardstick is begun even where it
+-- was measured, and takes that over. A baseline is known by its last rung only: one that was stopped before is run to its end. Who
+-- locks Optuna's study first, as all that start trials do, finds what nobody can change before it commits but trials that end.
 CREATE OR REPLACE FUNCTION peft_pareto.known_as(study integer, candidate jsonb) RETURNS text LANGUAGE plpgsql STABLE AS
 $$
 DECLARE
@@ -89,7 +78,8 @@ BEGIN
     IF (candidate ->> 'yardstick')::boolean THEN
         RETURN NULL;
     ELSIF named IS NOT NULL THEN
-        RETURN 'the same candidate as trial ' || peft_pareto.baseline_known_as(study, wanted, wanted_steps, named);
+        RETURN 'the same candidate as trial ' || (SELECT k.number FROM peft_pareto.known_rungs(study, wanted, wanted_repeat) k
+                                                  WHERE k.steps = wanted_steps);
     END IF;
     RETURN coalesce('the same candidate as trial ' || peft_pareto.duplicate_of(study, wanted, wanted_steps, wanted_repeat),
                     'trial ' || peft_pareto.under_way(study, wanted, wanted_repeat)
@@ -97,19 +87,58 @@ BEGIN
 END
 $$;
 
+-- In words why a yardstick, a baseline or a repeat is not to be started now, though it was when it was looked for: there is a yardstick
+-- that has not failed; the same is trained by whatever trial, whose rungs it need not pay for again; or the repeated point is outdone, and its files are
+-- deleted. NULL if nothing is in the way. Locks nothing: the caller has locked Optuna's study and ours.
+CREATE OR REPLACE FUNCTION peft_pareto.in_the_way(study integer, candidate jsonb) RETURNS text LANGUAGE plpgsql STABLE AS
+$$
+DECLARE
+    wanted_repeat integer := candidate ->> 'repeat';
+    is_yardstick boolean := candidate ->> 'yardstick';
+BEGIN
+    RETURN coalesce(
+        'the yardstick is trial ' || (SELECT min(t.number) FROM peft_pareto.candidates c JOIN optuna.trials t ON t.trial_id = c.trial_id
+                                      WHERE is_yardstick AND c.study_id = study AND c.yardstick AND t.state IN ('RUNNING', 'WAITING', 'COMPLETE')),
+        'the same is trained by trial ' || CASE WHEN is_yardstick OR candidate ->> 'baseline' IS NOT NULL
+            THEN peft_pareto.under_way(study, candidate ->> 'root', wanted_repeat) END,
+        'no more runs are needed of what cannot be on the front: ' || (SELECT candidate ->> 'words' FROM peft_pareto.points p
+            WHERE wanted_repeat > 0 AND p.study_id = study AND p.hash = candidate ->> 'hash' AND p.outdone IS NOT NULL));
+END
+$$;
+
+-- The yardstick's trial has the last rung of its candidate that another trial evaluated, as if it had evaluated it itself in no time.
+CREATE OR REPLACE FUNCTION peft_pareto.take_over(trial integer, study integer, candidate jsonb) RETURNS void LANGUAGE plpgsql AS
+$$
+BEGIN
+    WITH known AS MATERIALIZED (
+        SELECT * FROM peft_pareto.known_rungs(study, candidate ->> 'root', (candidate ->> 'repeat')::integer) k
+            WHERE k.steps = (candidate ->> 'steps')::integer
+    ), rung AS (
+        INSERT INTO peft_pareto.rungs (trial_id, steps, study_id, hash, words, values, seconds, memory, violations, again)
+            SELECT trial, k.steps, study, k.hash, k.words, k.values, 0, k.memory, k.violations, true FROM known k
+    )
+    INSERT INTO peft_pareto.scores (trial_id, steps, name, value, low, high, replicates)
+        SELECT trial, x.steps, x.name, x.value, x.low, x.high, x.replicates
+            FROM known k JOIN peft_pareto.scores x ON x.trial_id = k.trial_id AND x.steps = k.steps;
+END
+$$;
+
 -- A new trial, running under a lease of the connection's worker, or refused (refused_as: duplicate, infeasible, failed) in one go;
 -- as a duplicate also by what stands here now, whatever the caller knew. The same request again gives the same trial, while the
--- worker holds it or if it was refused. Locks Optuna's study as Optuna does, since a trial's number is a count.
-DROP FUNCTION IF EXISTS peft_pareto.start(integer, text, text, text, jsonb, text[], double precision[], text[], text[], text[], text[], text[]);
+-- worker holds it or if it was refused. Raises PP005 where something is in the way, and writes nothing then. Locks Optuna's study as Optuna
+-- does, since a trial's number is a count, then ours, so that nobody writes a rung or launches meanwhile.
+DROP FUNCTION IF EXISTS peft_pareto.start(integer, text, text, text, jsonb, text[], double precision[], text[], text[], text[], text[], text[]),
+    peft_pareto.start(integer, text, text, text, jsonb, text[], double precision[], text[], text[], text[], text[], text[], text, text);
 CREATE FUNCTION peft_pareto.start(
     study integer, asked text, refused_as text, why text, candidate jsonb, names text[], internal double precision[],
-    kinds text[], user_keys text[], user_values text[], system_keys text[], system_values text[]
+    kinds text[], user_keys text[], user_values text[], system_keys text[], system_values text[], own_code text, own_rules text
 ) RETURNS TABLE (trial integer, place integer, outcome text) LANGUAGE plpgsql AS
 $$
 #variable_conflict use_column
 DECLARE
     now_utc timestamp := timezone('UTC', clock_timestamp());
     known text;
+    hindrance text;
 BEGIN
     PERFORM FROM optuna.studies s WHERE s.study_id = study FOR UPDATE;
     SELECT t.trial_id, t.number, l.outcome INTO trial, place, outcome
@@ -121,10 +150,15 @@ BEGIN
         RETURN;
     END IF;
     PERFORM peft_pareto.demand_worker(NULL);
+    PERFORM FROM peft_pareto.studies s WHERE s.study_id = study FOR NO KEY UPDATE;
     known := peft_pareto.known_as(study, candidate);
     IF known IS NOT NULL THEN
         refused_as := 'duplicate';
         why := known;
+    END IF;
+    hindrance := CASE WHEN refused_as IS NULL THEN peft_pareto.in_the_way(study, candidate) END;
+    IF hindrance IS NOT NULL THEN
+        PERFORM peft_pareto.refuse_now(study, hindrance);
     END IF;
     outcome := refused_as;
     place := count(*) FROM optuna.trials t WHERE t.study_id = study;
@@ -139,6 +173,7 @@ BEGIN
         INSERT INTO peft_pareto.leases (trial_id, study_id, worker, request, expires_at, outcome, reason, settled_at)
             VALUES (trial, study, peft_pareto.worker(), asked, clock_timestamp(), refused_as, why, clock_timestamp());
     END IF;
+    PERFORM peft_pareto.demand_version(study, own_code, own_rules);
     PERFORM peft_pareto.write_params(trial, names, internal, kinds);
     INSERT INTO optuna.trial_user_attributes (trial_id, key, value_json)
         SELECT trial, given.key, given.value FROM unnest(user_keys, user_values) AS given (key, value);
@@ -146,6 +181,9 @@ BEGIN
         SELECT trial, given.key, given.value FROM unnest(system_keys, system_values) AS given (key, value);
     IF candidate IS NOT NULL THEN
         PERFORM peft_pareto.write_candidate(trial, study, candidate);
+        IF (candidate ->> 'yardstick')::boolean THEN
+            PERFORM peft_pareto.take_over(trial, study, candidate);
+        END IF;
     END IF;
     RETURN NEXT;
 END
@@ -153,7 +191,8 @@ $$;
 
 -- Gives a waiting trial to the connection's worker: first those that were left, then enqueued ones, the oldest first.
 -- One row with all that is needed to go on with it, or none. Passes over trials that another worker is taking.
-CREATE OR REPLACE FUNCTION peft_pareto.take(study integer, asked text) RETURNS TABLE (
+DROP FUNCTION IF EXISTS peft_pareto.take(integer, text);
+CREATE OR REPLACE FUNCTION peft_pareto.take(study integer, asked text, own_code text, own_rules text) RETURNS TABLE (
     trial_id integer, number integer, candidate jsonb, repeat integer, baseline text, yardstick boolean, parameters jsonb,
     losses integer, user_attrs jsonb, fixed_params text, rungs jsonb) LANGUAGE plpgsql AS
 $$
@@ -177,6 +216,7 @@ BEGIN
             SET state = 'RUNNING', datetime_start = coalesce(t.datetime_start, timezone('UTC', clock_timestamp()))
             WHERE t.trial_id = trial;
         SET CONSTRAINTS optuna.peft_pareto_admit_waiting IMMEDIATE;
+        PERFORM peft_pareto.demand_version(study, own_code, own_rules);
     END IF;
     RETURN QUERY
         SELECT t.trial_id, t.number, c.json, coalesce(c.repeat, 0), c.baseline, coalesce(c.yardstick, false), c.parameters, l.losses,
@@ -193,7 +233,8 @@ END
 $$;
 
 -- Ends a trial: the lease is settled, and Optuna's state and values follow. The same again by the same worker does
--- nothing. Locks the trial, then the lease.
+-- nothing. Where a repeat fails, points that waited for it may be outdone (one that is lost for good leaves that to the next rung). Locks the trial,
+-- then, where a repeat fails, the study's row, then the lease.
 CREATE OR REPLACE FUNCTION peft_pareto.tell(
     trial integer, how text, state_then text, scores double precision[], why text, own boolean) RETURNS void
     LANGUAGE plpgsql AS
@@ -202,8 +243,12 @@ DECLARE
     told optuna.trials;
     held peft_pareto.leases;
     objectives bigint;
+    is_awaited boolean := state_then = 'FAIL' AND EXISTS (SELECT FROM peft_pareto.candidates c WHERE c.trial_id = trial AND c.repeat > 0);
 BEGIN
     SELECT * INTO told FROM optuna.trials t WHERE t.trial_id = trial FOR UPDATE;
+    IF is_awaited THEN
+        PERFORM FROM peft_pareto.studies s WHERE s.study_id = told.study_id FOR NO KEY UPDATE;
+    END IF;
     SELECT * INTO held FROM peft_pareto.leases l WHERE l.trial_id = trial FOR NO KEY UPDATE;
     IF held.worker = peft_pareto.worker() AND held.outcome = how AND held.reason IS NOT DISTINCT FROM why AND told.state::text = state_then
        AND scores IS NOT DISTINCT FROM (SELECT array_agg(v.value ORDER BY v.objective) FROM optuna.trial_values v
@@ -224,6 +269,9 @@ BEGIN
         WHERE t.trial_id = trial;
     INSERT INTO optuna.trial_values (trial_id, objective, value, value_type)
         SELECT trial, given.place - 1, given.value, 'FINITE' FROM unnest(scores) WITH ORDINALITY AS given (value, place);
+    IF is_awaited THEN
+        PERFORM peft_pareto.outdo(told.study_id);
+    END IF;
 END
 $$;
 

@@ -10,7 +10,7 @@ from finished_study import scores, tell
 from optuna.trial import TrialState
 from told import asks, beside, expire, quickly, run, rung, trial
 
-from hpo.agenda import YARDSTICK
+from hpo.agenda import YARDSTICK, Entry
 from hpo.ending import Ended
 from hpo.settings import Settings
 from hpo.spaces.reference import BASELINES, reference_candidate
@@ -190,6 +190,61 @@ def test_one_that_takes_the_yardsticks_place_is_not_run_twice(searching: Searchi
         finish(search)
     assert baselines(search) == [("full", YARDSTICK, "failed"), ("attention", YARDSTICK, "finished"), *FIRST[2:]]
     assert asks(search).baseline is None
+
+
+def test_the_next_yardstick_waits_for_the_baseline_that_is_the_same_and_takes_its_rungs_over(searching: Searching, opened: Callable, query: Callable) -> None:
+    search = searching(trials=20, baselines=True)
+    other, third = beside(search, opened), beside(search, opened)
+    full, attention, left = asks(search), asks(other), asks(third)
+    assert [each.baseline for each in (full, attention, left)] == [YARDSTICK, *BASELINES[1:3]] and BASELINES[1] == "attention"
+    search.fail(full, "OutOfMemoryError: full fine-tuning needs more than this GPU has", own_cause=True)
+    rung(other, attention, 4, 3.0, 1.0)
+    assert isinstance(search.ask(), Wait), "a yardstick before all else"
+    third.release(left)
+    assert asks(search) == left, "but for what was left"
+    run(other, lambda asked, steps: (2.0, 1.0), replace(attention, known={4: 4.0}))
+    yardstick = asks(other)
+    assert yardstick.yardstick and yardstick.candidate == attention.candidate and set(yardstick.known) == set(yardstick.rungs)
+    expire(query, yardstick)
+    again = asks(third)
+    assert (again.number, set(again.known)) == (yardstick.number, set(yardstick.rungs)), "also where its worker is killed"
+    assert third.finish(again) == "finished" and trial(search, again.number).values == trial(search, attention.number).values == [2.0, 1.0]
+    assert asks(other).baseline == BASELINES[3]
+    assert query("SELECT trial, steps FROM rung_scores WHERE study = :s ORDER BY 1, 2", s=search.settings.study) == [
+        *((attention.number, steps) for steps in attention.rungs), (yardstick.number, 40)]
+    assert {row[0] for row in query("SELECT trial FROM pareto_front WHERE study = :s", s=search.settings.study)} == {attention.number}
+
+
+def test_the_next_yardstick_goes_on_from_the_rungs_of_what_was_stopped(searching: Searching) -> None:
+    search = searching(trials=20, space="reference")
+    first = asks(search)
+    search.study.enqueue_trial({"method": "attention", "steps": 40})
+    stopped = search.taken(trials.take(search.store, search.id, "taken beside the yardstick"))
+    rung(search, stopped, 4, 9.0, 9.0)
+    search.finish(stopped, stopped=True)
+    search.fail(first, "TrainingDiverged: loss is nan", own_cause=True)
+    yardstick = asks(search)
+    assert yardstick.yardstick and yardstick.candidate == stopped.candidate and yardstick.known == {4: 0.0}
+
+
+def test_who_is_paused_before_the_yardstick_begins_makes_no_second_one(searching: Searching, opened: Callable, monkeypatch) -> None:
+    search = searching(trials=20, baselines=True)
+    other, real = beside(search, opened), search.begin
+    with monkeypatch.context() as patched:
+        patched.setattr(search, "begin", lambda entry: (other.begin(entry), real(entry))[1])
+        assert search.ask() == Wait()
+    assert baselines(search) == [("full", YARDSTICK, None)] and asks(search).baseline == BASELINES[1]
+
+
+def test_who_is_paused_before_a_baseline_begins_trains_nothing_twice(searching: Searching, opened: Callable, finish: Callable, monkeypatch) -> None:
+    search = searching(trials=20, baselines=True)
+    finish(search)
+    other, real = beside(search, opened), search.begin
+    with monkeypatch.context() as patched:
+        patched.setattr(search, "begin", lambda entry: (other.begin(Entry(entry.candidate)), real(entry))[1])
+        assert search.ask() == Wait()
+    assert asks(search).baseline == BASELINES[2], "it comes later"
+    assert baselines(search) == [("full", YARDSTICK, "finished"), ("attention", None, None), (BASELINES[2], BASELINES[2], None)]
 
 
 def test_they_wait_for_the_yardstick_of_a_joint_reward(searching: Searching, opened: Callable, finish: Callable) -> None:

@@ -18,6 +18,7 @@ from hpo.study import Asked, Search
 from metrics.estimate import Estimate
 from metrics.scores import Scores
 from storage import results, trials
+from storage.errors import NotNow
 from trainers.checkpoint import UNFINISHED
 
 # What trials come to at their rungs of 20 and 40 steps: the first is dominated by all, the last by the two before it, at both.
@@ -161,7 +162,11 @@ def test_a_point_that_returns_to_the_front_has_its_tensors(searching: Callable[.
     search.finish(asked)
     keeping.tidy(search)
     assert [row["trial"] for row in results.front(search.store, search.settings.study)] == [0] and not bare(search)
-    finish(search, search.begin(Entry(lucky, repeat=2)), 0.1, 0.1)
+    if spoilt.get("spoils"):  # for good
+        with pytest.raises(NotNow):
+            search.begin(Entry(lucky, repeat=2))
+    else:
+        finish(search, search.begin(Entry(lucky, repeat=2)), 0.1, 0.1)
     assert not bare(search)
 
 

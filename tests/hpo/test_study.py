@@ -249,6 +249,23 @@ def test_a_refused_launch_binds_no_later_one(searching: Searching, query: Callab
         searching(study="test-refused", objectives="fd,amd_train")
 
 
+def test_a_launch_for_other_objectives_deletes_nothing_of_one_that_registers_meanwhile(searching: Searching, opened: Callable, monkeypatch) -> None:
+    other = Settings(study="test-raced", steps=40, rungs=3, objectives="fd,copy_excess,amd_train")
+    Search(opened(), other)  # a launch that has not registered yet
+    real = results.discard
+
+    def paused(*given) -> None:
+        first = Search(opened(), other)
+        first.register(3, IDENTITY)
+        tell(first, asks(first), scores(1, 1))
+        real(*given)
+
+    with monkeypatch.context() as patched, pytest.raises(SettingsDiffer):
+        patched.setattr(results, "discard", paused)
+        searching(study="test-raced")
+    assert [row["outcome"] for row in results.trials(opened(), "test-raced")] == ["finished"] and len(results.rungs(opened(), "test-raced")) == 1
+
+
 @pytest.mark.parametrize("sampler", ["auto", "gp"])
 def test_a_model_proposes_within_what_is_known_before(sampler: str, searching: Searching) -> None:
     """A third of random proposals are, and none of the baselines that the model has seen."""
@@ -639,3 +656,32 @@ def test_a_launch_of_other_code_waits_for_the_trials_that_run_and_ends_the_worke
     expire(query, running)
     later.register(9, IDENTITY)
     assert asks(later).number == running.number
+
+
+@pytest.mark.parametrize("is_left", [False, True])
+def test_a_worker_of_other_code_begins_nothing_where_a_launch_registers_meanwhile(is_left: bool, searching: Searching, query: Callable, monkeypatch) -> None:
+    search = searching(trials=9)
+    run(search, lambda asked, steps: (1.0, 1.0))
+    if is_left:
+        search.release(asks(search))
+    real = search.start
+
+    def slow(counts) -> Asked | None:
+        query("UPDATE peft_pareto.studies SET settings = jsonb_set(settings, '{free,code}', '\"newer\"') WHERE study_id = :s", s=search.id)
+        return real(counts)
+
+    monkeypatch.setattr(search, "start", slow)
+    with pytest.raises(OtherCode, match="is run with code newer, this worker has"):
+        search.ask()
+    assert [each.state for each in search.study.get_trials()] == [TrialState.COMPLETE] + [TrialState.WAITING] * is_left
+
+
+def test_a_launch_of_other_code_waits_for_a_trial_that_began_since_it_looked(searching: Searching, opened: Callable, query: Callable, monkeypatch) -> None:
+    search = searching(trials=9)
+    query("UPDATE peft_pareto.studies SET settings = jsonb_set(settings, '{free,code}', '\"older\"') WHERE study_id = :s", s=search.id)
+    later = Search(opened(), search.settings)
+    with monkeypatch.context() as patched:
+        patched.setattr(later, "check", lambda: patched.setattr("hpo.code.content_hash", lambda: "older") or asks(search) and patched.undo())
+        with pytest.raises(BadSetting, match="has 1 trials that run with another version of this program \\(older"):
+            later.register(9, IDENTITY)
+    assert results.settings(search.store, search.id)["free"]["code"] == "older"

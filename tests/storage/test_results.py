@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 from sqlalchemy import event, text
 
 from storage import leases, results, standing, trials
-from storage.errors import BadValue, ForeignStudy, SettingsDiffer, UnknownStudy
+from storage.errors import BadValue, CodeDiffers, ForeignStudy, SettingsDiffer, UnknownStudy
 
 SCORES = ("fd", "kid", "loss_gap", "copy_excess", "copy_rate", "amd_train", "amd_twin")
 COLUMNS = ["study", "trial", "candidate", "method", "steps", "trainable", "trainable_share", "joint_reward", "seconds"]
@@ -43,6 +44,82 @@ def test_a_study_is_joined_if_its_binding_settings_agree(study: Callable) -> Non
     worker = results.register(made.store, made.id, None, {"data": "phantoms"}, {"workers": 1}, **KINDS)
     assert fewer.trials == worker.trials == leases.counts(made.store, made.id).trials == 3
     assert results.settings(made.store, made.id)["free"] == {"workers": 4}
+
+
+def unregistered(store, name: str) -> optuna.Study:
+    return optuna.create_study(storage=store.optuna, study_name=name, directions=["minimize", "minimize"], load_if_exists=True)
+
+
+def left_of(store, study_id: int) -> int:
+    """Rows of Optuna's tables of studies."""
+    with store.engine.connect() as connection:
+        return sum(connection.scalar(text(f"SELECT count(*) FROM {table} WHERE study_id = :id"), {"id": study_id})
+                   for table in ("studies", "study_directions", "study_user_attributes", "study_system_attributes", "trials"))
+
+
+def test_only_a_study_without_a_trial_that_is_not_registered_is_discarded(study: Callable, store) -> None:
+    empty = unregistered(store, "empty")
+    empty.set_user_attr("a", 1), store.optuna.set_study_system_attr(empty._study_id, "b", 2)
+    results.discard(store, empty._study_id)
+    assert left_of(store, empty._study_id) == 0
+    results.discard(store, empty._study_id)
+    waiting, made = unregistered(store, "waiting"), study()
+    waiting.enqueue_trial({"x": 1})
+    for kept in (waiting._study_id, made.id):
+        before = left_of(store, kept)
+        results.discard(store, kept)
+        assert left_of(store, kept) == before > 0
+    with pytest.raises(BadValue, match="does not exist"):
+        results.register(store, empty._study_id, 5, {}, {}, **KINDS)
+
+
+@pytest.mark.parametrize("beside", ["register", "enqueue", "discard"])
+def test_who_discards_a_study_waits_for_who_registers_it_or_enqueues_there_and_the_other_way_round(beside: str, store, opened: Callable) -> None:
+    """Each looked before the other wrote."""
+    empty = unregistered(store, f"raced {beside}")
+    row = json.dumps({"study_id": empty._study_id, "trials": 3, "lease_seconds": 60, "settings": {}, "reward_weight": 0.5, "queue": [], **KINDS})
+    statements = {
+        "register": f"SELECT FROM peft_pareto.register('{row}')",
+        "enqueue": f"INSERT INTO trials (study_id, number, state) VALUES ({empty._study_id}, 0, 'WAITING')",
+        "discard": f"SELECT peft_pareto.discard({empty._study_id})",
+    }
+    other, found = opened(), []
+    calls = {True: lambda: results.register(other, empty._study_id, 3, {}, {}, **KINDS), False: lambda: results.discard(other, empty._study_id)}
+
+    def call() -> None:
+        try:
+            found.append(calls[beside == "discard"]())
+        except BadValue as error:
+            found.append(str(error))
+
+    with store.engine.connect() as connection:
+        connection.exec_driver_sql(statements[beside])
+        thread = threading.Thread(target=call)
+        thread.start()
+        with opened(None).engine.connect().execution_options(isolation_level="AUTOCOMMIT") as looking:
+            while not looking.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%peft_pareto.%'")):
+                assert thread.is_alive()
+        connection.commit()
+        thread.join()
+    if beside == "discard":
+        assert found == [f"study {empty._study_id} was deleted meanwhile, by a launch of that name for other objectives: launch again"]
+        assert left_of(store, empty._study_id) == 0
+    else:
+        assert found == [None] and left_of(store, empty._study_id) > 0
+
+
+def test_a_launch_of_other_code_changes_nothing_while_a_trial_runs(study: Callable) -> None:
+    """Asked for in the same statement: a trial may begin after the launch has looked."""
+    made = study()
+    results.register(made.store, made.id, 5, {"data": "phantoms"}, {"code": "older"}, **KINDS)
+    running = made.start()
+    with pytest.raises(CodeDiffers, match="is run with code older, this worker has newer"):
+        results.register(made.store, made.id, 7, {"data": "phantoms"}, {"code": "newer"}, **KINDS)
+    assert (leases.counts(made.store, made.id).trials, leases.counts(made.store, made.id).code) == (5, "older")
+    assert results.register(made.store, made.id, 7, {"data": "phantoms"}, {"code": "older"}, **KINDS).trials == 7
+    made.finish(running)
+    results.register(made.store, made.id, 8, {"data": "phantoms"}, {"code": "newer"}, **KINDS)
+    assert leases.counts(made.store, made.id).code == "newer"
 
 
 def paused_after_each_statement(made, query: str) -> list[str]:
@@ -237,7 +314,7 @@ def test_front_is_the_brute_force_front(study: Callable, directions: tuple[str, 
 
 
 def test_repeats_are_one_point_at_their_mean(study: Callable) -> None:
-    made = study(10)
+    made = study(10, repeats=3)
 
     def finish(hash: str, repeat: int, q: float, m: float, **more: object) -> None:
         made.finish(made.start(hash, repeat=repeat), q, m, hash=hash, seconds=10.0 * (repeat + 1), **more)

@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from metrics.scores import SCORES
 from storage import results, standing, trials
+from storage.errors import NotNow
 from storage.store import Store
 
 
@@ -83,6 +84,78 @@ def test_a_point_is_dominated_for_good_only_by_one_whose_mean_is_final(study: Ca
     assert standing.droppable(store, made.id, "weights", "state", "front") == ["/w/trial-bad.pt"] and not standing.is_contender(store, bad.trial_id)
 
 
+def files(made, trial: trials.Started, *hashes: str) -> None:
+    for hash in hashes:
+        results.record_artifact(made.store, trial.trial_id, "weights", f"/w/trial-{trial.number}-{hash}.pt")
+
+
+def gone(made) -> list[str]:
+    return sorted(standing.droppable(made.store, made.id, "weights", "state", "front"))
+
+
+def final(made, fd: float, copy_excess: float) -> None:
+    """Another point, with both of its runs."""
+    for repeat in range(2):
+        made.finish(made.start("good", repeat=repeat), fd, copy_excess, hash="good")
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_nothing_of_a_point_goes_while_a_repeat_of_it_is_under_way(study: Callable, waits: bool) -> None:
+    made = study(9, repeats=2)
+    first = made.start("p")
+    files(made, first, "p")
+    made.finish(first, 1.0, 1.0, hash="p")
+    again = made.start("p", repeat=1)
+    if waits:
+        trials.leave(made.store, again.trial_id)
+    final(made, 0.8, 0.9)
+    assert gone(made) == [] and standing.is_contender(made.store, first.trial_id)
+    made.finish(made.take() if waits else again, 0.2, 0.4, hash="p")
+    assert [(row["trial"], row["repeats"]) for row in results.front(made.store, made.study.study_name)] == [(0, 2)] and "/w/trial-0-p.pt" not in gone(made)
+
+
+@pytest.mark.parametrize("end", ["worse", "failed", "known"])
+def test_what_waited_for_a_repeat_goes_with_its_end(study: Callable, end: str) -> None:
+    made = study(9, repeats=2)
+    first = made.start("p")
+    files(made, first, "p10", "p")
+    made.rung(first, 1.0, 1.0, steps=10, hash="p10")
+    made.finish(first, 1.0, 1.0, hash="p")
+    again = made.start("p", repeat=1)
+    final(made, 0.5, 0.5)
+    assert gone(made) == []
+    before = standing.moment(made.store, made.id)
+    if end == "failed":
+        made.fail(again)
+    else:
+        if end == "worse":
+            made.rung(again, 2.0, 2.0, steps=10, hash="p10")
+            assert gone(made) == ["/w/trial-0-p10.pt"], "the other rung may return"
+        made.finish(again, 2.0, 2.0, hash="p")
+    if end == "known":  # its first rung was not measured: then with the next rung of whatever trial
+        made.rung(made.start(), 3.0, 3.0)
+    assert gone(made) == ["/w/trial-0-p.pt", "/w/trial-0-p10.pt"]
+    assert sorted(standing.droppable(made.store, made.id, "weights", "state", "front", replace(before, ended=before.ended + timedelta(days=1)))) == gone(made)
+
+
+def test_no_repeat_of_a_point_that_is_outdone_is_begun_and_one_that_comes_by_counts_for_nothing(study: Callable) -> None:
+    """Its tensors are deleted, and it must not return without them: a longer training of the same may be repeated."""
+    made = study(9, repeats=2)
+    short = made.start("r at 10", root="r", steps=10)
+    files(made, short, "r at 10")
+    made.finish(short, 2.0, 2.0, steps=10, hash="r at 10")
+    final(made, 1.0, 1.0)
+    assert gone(made) == ["/w/trial-0-r at 10.pt"]
+    with pytest.raises(NotNow, match="no more runs are needed of what cannot be on the front: a candidate"):
+        made.start("r at 10", root="r", steps=10, repeat=1)
+    made.finish(made.start("r", root="r"), 0.5, 3.0, hash="r")
+    longer = made.start("r", root="r", repeat=1)
+    made.rung(longer, 0.0, 0.0, steps=10, hash="r at 10")
+    made.finish(longer, 0.5, 3.0, hash="r")
+    assert [(row["steps"], row["repeats"]) for row in results.front(made.store, made.study.study_name)] == [(30, 2), (30, 2)]
+    assert [row.again for row in trials.rungs_since(made.store, made.id) if row.hash == "r at 10"] == [False, True] and gone(made) == ["/w/trial-0-r at 10.pt"]
+
+
 def test_nothing_evaluated_goes_while_a_joint_reward_is_not_defined(study: Callable, store: Store) -> None:
     made = study(9, directions=("maximize",), objectives=("joint_reward",))
     results.record_references(store, made.id, q_base=9.0, q_real=0.0, m_base=0.0, scores={})
@@ -138,7 +211,12 @@ def test_the_front_is_that_of_all_points_however_they_came(study: Callable, dire
     for _ in range(40):
         hash = generator.choice([name for name in map(str, range(45 // repeats)) if len(runs.get(name, ())) < repeats])
         values, feasible = generator.integers(0, 5, len(directions)).astype(float), bool(generator.random() < 0.9)
-        made.rung(made.start(hash, repeat=len(runs.setdefault(hash, []))), *values, hash=hash, violations={"bound": 0.0 if feasible else 1.0})
+        try:
+            begun = made.start(hash, repeat=len(runs.setdefault(hash, [])))
+        except NotNow:
+            assert runs[hash], "a repeat of what is outdone"
+            continue
+        made.rung(begun, *values, hash=hash, violations={"bound": 0.0 if feasible else 1.0})
         runs[hash].append((signs * values, feasible))
         means = {name: np.mean([value for value, _ in given], axis=0) for name, given in runs.items() if all(good for _, good in given)}
         front = [signs * one for one in means.values() if not any((other <= one).all() and (other < one).any() for other in means.values())]

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from sqlalchemy import exc, text
 
 from storage import leases, results, trials
-from storage.errors import BadValue, LeaseLost, NoWorker, StudyFull
+from storage.errors import BadValue, CodeDiffers, LeaseLost, NotNow, NoWorker, SchemaError, StudyFull
 
 X = distribution_to_json(FloatDistribution(0, 1))
 DISTRIBUTIONS = {
@@ -495,7 +495,85 @@ def test_what_is_run_on_purpose_is_begun_all_the_same(study: Callable) -> None:
     stopped = made.start("s")
     made.rung(stopped, steps=10)
     trials.tell(made.store, stopped.trial_id, "finished", state="PRUNED")
-    assert [made.start("s", baseline=baseline).outcome for baseline in (None, "full", "full")] == ["duplicate", None, "duplicate"]
+    assert [made.start("s", baseline=baseline).outcome for baseline in (None, "full")] == ["duplicate", None], "one that was stopped is run to its end"
+
+
+def test_there_is_one_yardstick_that_has_not_failed(study: Callable, opened: Callable, together: Callable) -> None:
+    made = study(20)
+    others = [made.seen_by(opened()) for _ in range(4)]
+    answers = together(*[partial(other.start, str(place), baseline="yardstick", yardstick=True) for place, other in enumerate(others)])
+    begun, *refused = sorted(answers, key=lambda answer: isinstance(answer, NotNow))
+    assert [type(answer) for answer in refused] == [NotNow] * 3 and "the yardstick is trial 0" in str(refused[0])
+
+    def refuses() -> bool:
+        with pytest.raises(NotNow):
+            made.start(baseline="yardstick", yardstick=True)
+        return len(made.study.get_trials()) == 1
+
+    trials.leave(others[answers.index(begun)].store, begun.trial_id)
+    assert refuses(), "it waits"
+    taken = made.take()
+    assert refuses(), "it runs"
+    made.fail(taken, own_cause=True)
+    second = made.start(baseline="yardstick", yardstick=True)
+    made.finish(second)
+    with pytest.raises(NotNow):
+        made.start(baseline="yardstick", yardstick=True)
+    assert len(made.study.get_trials()) == 2, "what was refused left no trial"
+
+
+@pytest.mark.parametrize("begun", [{}, {"baseline": "full"}])
+@pytest.mark.parametrize("wanted", [{"baseline": "full"}, {"baseline": "yardstick", "yardstick": True}])
+def test_a_baseline_is_not_begun_while_the_same_is_trained(study: Callable, begun: dict, wanted: dict) -> None:
+    made = study()
+    running = made.start("short", root="h", steps=10, **begun)
+    with pytest.raises(NotNow, match="the same is trained by trial 0"):
+        made.start("h", root="h", **wanted)
+    assert made.start("h", root="h", **wanted, outcome="failed").outcome == "failed"
+    made.finish(running, steps=10)
+    assert made.start("h", root="h", **wanted).outcome is None
+
+
+def test_the_yardstick_takes_over_the_last_rung_that_another_trial_evaluated(study: Callable) -> None:
+    made = study()
+    first = made.start("h", baseline="full")
+    made.rung(first, 1.0, 2.0, steps=10, hash="h at 10")
+    made.finish(first, 3.0, 0.5, hash="h")
+    yardstick = made.start("h", baseline="yardstick", yardstick=True)
+    *_, rung = trials.rungs_since(made.store, made.id)
+    assert (rung.number, rung.steps, rung.values, rung.seconds, rung.again) == (1, 30, (3.0, 0.5), 0.0, True)
+    trials.tell(made.store, yardstick.trial_id, "finished", state="COMPLETE", values=[3.0, 0.5])
+    rows = results.trials(made.store, made.study.study_name)
+    assert [(row["reached"], row["fd"], row["fd_low"]) for row in rows] == [(30, 3.0, 2.5)] * 2
+    assert [row["repeats"] for row in results.front(made.store, made.study.study_name)] == [1, 1], "it is no point of its own"
+
+
+def test_who_has_other_code_than_the_study_begins_and_takes_nothing(study: Callable) -> None:
+    made = study()
+    free = {"objectives": ("fd", "copy_excess"), "directions": {}, "quality": "fd", "memorization": "copy_excess"}
+    results.register(made.store, made.id, 5, {"data": "phantoms"}, {"code": "newer"}, **free)
+    made.study.enqueue_trial({"x": 0.5})
+    for call in (partial(trials.take, request="r"), partial(trials.start, request="s", candidate=None, parameters={}, distributions={}, internal={}),
+                 partial(trials.start, request="t", candidate=None, parameters={}, distributions={}, internal={}, outcome="failed")):
+        with pytest.raises(CodeDiffers) as refused:
+            call(made.store, made.id, code="older")
+        assert (refused.value.stored, refused.value.own) == ("newer", "older")
+    assert [each.state for each in made.study.get_trials()] == [TrialState.WAITING]
+    assert trials.take(made.store, made.id, "r", "newer").number == 0
+    assert trials.start(made.store, made.id, request="s", candidate=None, parameters={}, distributions={}, internal={}, code="newer").number == 1
+
+
+def test_who_has_other_rules_than_the_database_begins_and_takes_nothing(opened: Callable, database: str) -> None:
+    store = opened(url=database)
+    found = optuna.create_study(storage=store.optuna)
+    results.register(store, found._study_id, 5, {}, {}, objectives=("fd",), directions={}, quality="fd", memorization="copy_excess")
+    found.enqueue_trial({"x": 0.5})
+    with store.engine.begin() as connection:
+        connection.execute(text("COMMENT ON SCHEMA peft_pareto IS 'functions and views of another version'"))
+    for call in (partial(trials.take, request="r"), partial(trials.start, request="s", candidate=None, parameters={}, distributions={}, internal={})):
+        with pytest.raises(SchemaError, match="another version of peft-pareto since this worker joined"):
+            call(store, found._study_id)
+    assert [each.state for each in found.get_trials()] == [TrialState.WAITING]
 
 
 def _described(made, taken: trials.Taken, hash: str, outcome: str | None = None) -> str | None:
