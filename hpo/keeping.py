@@ -37,7 +37,7 @@ def path_for(search: Search, asked: Asked, steps: int) -> Path | None:
     """Where the tensors of a trial's rung go, None with --keep none."""
     if search.settings.keep == "none":
         return None
-    return folder(search).absolute() / f"trial-{asked.number:05d}-{asked.at(steps).hash}.safetensors"
+    return folder(search).absolute() / f"trial-{asked.number:05d}-{search.token}-{asked.at(steps).hash}.safetensors"
 
 
 def states(settings: Settings) -> Path:
@@ -49,7 +49,7 @@ def state_path(search: Search, asked: Asked, number: int | str | None = None) ->
     """Where the state of this trial's training goes at each rung: whoever takes it up finds it there. number: of another trial of the same root and repeat,
     or * for all."""
     trial = f"{asked.number:05d}" if number is None else number
-    return states(search.settings) / f"trial-{trial}-{asked.candidate.root}-{asked.repeat}.safetensors"
+    return states(search.settings) / f"trial-{trial}-{search.token}-{asked.candidate.root}-{asked.repeat}.safetensors"
 
 
 def inherit_state(search: Search, inner: InnerLoop, asked: Asked, most: int) -> None:

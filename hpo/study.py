@@ -29,6 +29,7 @@ from metrics.encoders import PIXELS
 from metrics.scores import SCORES, Scores
 from storage import leases, results, standing, trials
 from storage.errors import StudyFull
+from storage.retrying import retrying
 from storage.store import Store
 from trainers.candidate import Candidate
 from trainers.errors import BadSelection
@@ -108,6 +109,11 @@ class Search:
     def recall(self) -> Recall:
         """Made when it is first needed: a launch only watches."""
         return Recall(self)
+
+    @cached_property
+    def token(self) -> str:
+        """In the names of the study's files: a study of the same name in another store may have the same folder."""
+        return retrying(lambda: results.token(self.store, self.id))
 
     @cached_property
     def trained(self) -> Trained:
