@@ -219,6 +219,14 @@ def test_noted_files_are_seen_where_they_are_if_only_half_written(tmp_path) -> N
     assert keeping.seen([whole, half, gone, tmp_path / "elsewhere" / "trial-1.safetensors"]) == [whole, half]
 
 
+def test_a_folder_that_cannot_be_read_is_said_and_one_that_is_not_there_is_not(tmp_path, caplog) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert keeping.seen([tmp_path / "nowhere" / "trial-1.safetensors"]) == [] and not caplog.text
+    assert keeping.seen([loop / "trial-1.safetensors", loop / "trial-2.safetensors"]) == []
+    assert caplog.text.count(f"{loop} cannot be read, so nothing is deleted there") == 1
+
+
 def test_studies_that_share_a_folder_of_states_share_no_file(searching: Callable[..., Search], tmp_path) -> None:
     """A state of other data would be deleted by who finds it: it is of no use to him."""
     searches = [searching(Settings(study=f"{name}-{tmp_path.name}", steps=40, checkpoints=str(tmp_path / "shared")), trials=2) for name in "ab"]
