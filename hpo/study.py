@@ -135,7 +135,7 @@ class Search:
         if asked_for is not None:  # a new launch: whatever made trials fail before may have been mended
             with leases.translated():
                 self.study.set_user_attr(FAILED_BEFORE, leases.counts(self.store, self.id).failed)
-            warm_start.settle(self)
+        warm_start.settle(self, launches=asked_for is not None)
         return registered
 
     def check_code(self) -> None:
