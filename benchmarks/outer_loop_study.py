@@ -254,7 +254,7 @@ def written(search: Search, ids: range, generator: np.random.Generator, cursor: 
             point = measured(generator)
             rung = at_steps(candidate, steps)
             rungs.rows.append((trial, steps, search.id, rung.hash, rung.words, array(point), SECONDS))
-            artifacts.rows.append((trial, keeping.WEIGHTS, f"/elsewhere/trial-{number:05d}-{rung.hash}.safetensors"))
+            artifacts.rows.append((trial, keeping.WEIGHTS, f"/elsewhere/trial-{number:05d}-{search.token}-{rung.hash}.safetensors"))
         notes.rows += [(search.id, note_ver_key(trial), kept), (search.id, f"{note_str_key_prefix(trial)}0", NOTE)]
         values.rows += [(trial, objective, value, "FINITE") for objective, value in enumerate(point) if kept == len(reached)]
     return trials, values, parameters, leases, candidates, rungs, artifacts, notes

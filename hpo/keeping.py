@@ -37,7 +37,7 @@ def path_for(search: Search, asked: Asked, steps: int) -> Path | None:
     """Where the tensors of a trial's rung go, None with --keep none."""
     if search.settings.keep == "none":
         return None
-    return folder(search).absolute() / f"trial-{asked.number:05d}-{asked.at(steps).hash}.safetensors"
+    return folder(search).absolute() / f"trial-{asked.number:05d}-{search.token}-{asked.at(steps).hash}.safetensors"
 
 
 def states(settings: Settings) -> Path:
@@ -49,7 +49,7 @@ def state_path(search: Search, asked: Asked, number: int | str | None = None) ->
     """Where the state of this trial's training goes at each rung: whoever takes it up finds it there. number: of another trial of the same root and repeat,
     or * for all."""
     trial = f"{asked.number:05d}" if number is None else number
-    return states(search.settings) / f"trial-{trial}-{asked.candidate.root}-{asked.repeat}.safetensors"
+    return states(search.settings) / f"trial-{trial}-{search.token}-{asked.candidate.root}-{asked.repeat}.safetensors"
 
 
 def inherit_state(search: Search, inner: InnerLoop, asked: Asked, most: int) -> None:
@@ -108,9 +108,11 @@ def stays(search: Search, asked: Asked) -> bool:
 
 def clear(search: Search, asked: Asked) -> None:
     """Delete what this worker wrote after it had lost the trial, of which there is no note any more: another worker has done with that file, and nobody will
-    note it again, since the trial has ended or the rung is evaluated. What is noted is that worker's now, and `tidy` sees to it."""
-    ended = retrying(lambda: leases.read(search.store, asked.id)).outcome is not None
-    evaluated = {row["steps"] for row in retrying(lambda: results.rungs(search.store, search.settings.study)) if row["trial"] == asked.number}
+    note it again, since the trial has ended or the rung is evaluated. What is noted is that worker's now, and `tidy` sees to it. A trial that a fail-over of
+    the database has lost has ended."""
+    lease = retrying(lambda: leases.read(search.store, asked.id))
+    ended = lease is None or lease.outcome is not None
+    evaluated = retrying(lambda: standing.evaluated_at(search.store, asked.id))
     paths = [path for steps in asked.rungs if (ended or steps in evaluated) and (path := path_for(search, asked, steps)) is not None]
     paths += [state_path(search, asked)] if ended else []
     noted = {path for kind in (WEIGHTS, STATE) for path in retrying(partial(results.artifacts, search.store, search.id, kind)).get(asked.number, ())}
@@ -163,10 +165,13 @@ def seen(paths: Iterable[Path]) -> list[Path]:
 
 
 def names_in(folder: Path) -> set[str]:
-    """Of the files in a folder, those half-written by the name that they were to have; none if there is no such folder."""
+    """Of the files in a folder, those half-written by the name that they were to have; none if there is no such folder, or it may not be read."""
     try:
         names = os.listdir(folder)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except OSError as error:
+        log.warning("%s cannot be read, so nothing is deleted there: %s", folder, error.strerror)
         return set()
     return {name.removesuffix(UNFINISHED).rpartition(".")[0] if name.endswith(UNFINISHED) else name for name in names}
 

@@ -36,7 +36,7 @@ def search(settings: Settings, console: Console | None = None) -> Found:
     Raises SearchError, TrainerError, MetricError and StorageError in one line each; KeyboardInterrupt after running trials
     were given back.
     """
-    from hpo import picture
+    from hpo import keeping, picture
     from hpo.identity import identity, resolution_of
     from hpo.preparation import dealt_sides
     from hpo.progress import Display
@@ -60,6 +60,7 @@ def search(settings: Settings, console: Console | None = None) -> Found:
         with Display(study.store, settings.study, study.id, study.objectives, console) as display:
             # Also where nothing is missing: a worker that was killed in the last run may have left a trial running.
             ended = study.state() or engine.run(study, url, display.watch)
+            keeping.tidy(study)  # the last worker may have been killed before it did
         say(console, ended.reason)
         status = ended.status
     except KeyboardInterrupt:

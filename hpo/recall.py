@@ -43,6 +43,10 @@ class Recall:
     search: Search
 
     def __post_init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Know what a worker knows that has just joined."""
         search, settings = self.search, self.search.settings
         self.proposer = Proposer(settings.sampler, settings.seed, search.objectives.directions, lambda trial: search.space.propose(trial, search.bounds),
                                  settings.ladder, bool(search.constraints), search.is_small_enough)
@@ -51,7 +55,7 @@ class Recall:
         self.texts: dict[int, str] = {}  # of distributions
         self.references: results.References | None = None  # these and the yardstick never change once they are there
         self.yardstick: tuple[float, ...] | None = None  # its scores at its own last rung; of a joint reward (q, m)
-        self.recorded = 0
+        self.newest: trials.RungRow | None = None
         self.places: dict[tuple[int, int], int] = {}  # `recorded` of the rungs that the stopping rule knows, by trial and steps
         self.warmed = False
         self.live: set[int] = set()
@@ -59,12 +63,21 @@ class Recall:
 
     def refresh(self) -> None:
         """Read what is new, then learn it: where reading breaks off nothing is learnt, and all of it is read again next time."""
-        self.learn(self.read())
+        news = self.read()
+        if news is None:
+            self.forget()
+            news = self.read()
+        self.learn(news)
 
-    def read(self) -> News:
-        """Running trials first: one that ends in between is then known with all its rungs before it counts as ended."""
+    def read(self) -> News | None:
+        """Running trials first: one that ends in between is then known with all its rungs before it counts as ended. None where the newest rung that is
+        known is not stored: a fail-over of the database has lost it and perhaps others, whose places in the order go to later ones."""
         running = trials.running_trials(self.search.store, self.search.id, self.live)
-        rows = trials.rungs_since(self.search.store, self.search.id, self.recorded, texts=self.texts)
+        rows = trials.rungs_since(self.search.store, self.search.id, 0 if self.newest is None else self.newest.recorded - 1, texts=self.texts)
+        if self.newest is not None:
+            if not rows or (rows[0].recorded, rows[0].trial_id, rows[0].steps) != (self.newest.recorded, self.newest.trial_id, self.newest.steps):
+                return None
+            rows = rows[1:]
         begun = [trial for trial in running if trial.number not in self.live and trial.parameters]
         yardstick = next((row.values for row in rows if is_end_of_yardstick(row)), None)
         attributes = {}
@@ -81,7 +94,7 @@ class Recall:
         """What was read. The database is not asked here."""
         rows, live = news.rows, news.live
         for row in rows:
-            self.recorded = row.recorded
+            self.newest = row
             self.points.learn(row)
             if is_end_of_yardstick(row):
                 self.yardstick = row.values

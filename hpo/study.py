@@ -30,6 +30,7 @@ from metrics.scores import SCORES, Scores
 from storage import leases, results, standing, trials
 from storage.errors import CodeDiffers, NotNow, StudyFull
 from storage.life import Life
+from storage.retrying import retrying
 from storage.store import Store
 from trainers.candidate import Candidate
 from trainers.errors import BadSelection
@@ -103,12 +104,17 @@ class Search:
         self.turn: leases.Turn | None = None  # to ask, while this worker has it
         self.tidied: standing.Moment | None = None  # when this worker last deleted what need not be kept
         self.counted: dict[tuple, int | None] = {}  # trainable parameters by what is trained
-        self.request, self.unanswered = request(), False  # for the next trial to run, and whether it was made
+        self.request: str | None = None  # by which this worker asked for a trial that it has not taken up yet
 
     @cached_property
     def recall(self) -> Recall:
         """Made when it is first needed: a launch only watches."""
         return Recall(self)
+
+    @cached_property
+    def token(self) -> str:
+        """In the names of the study's files: a study of the same name in another store may have the same folder."""
+        return retrying(lambda: results.token(self.store, self.id))
 
     @cached_property
     def trained(self) -> Trained:
@@ -134,7 +140,7 @@ class Search:
         if asked_for is not None:  # a new launch: whatever made trials fail before may have been mended
             with leases.translated():
                 self.study.set_user_attr(FAILED_BEFORE, leases.counts(self.store, self.id).failed)
-            warm_start.settle(self)
+        warm_start.settle(self, launches=asked_for is not None)
         return registered
 
     def check_code(self) -> None:
@@ -183,17 +189,15 @@ class Search:
                 trials.expire(self.store, self.id)
                 counts = leases.counts(self.store, self.id)
                 code.check(self.settings.study, counts.code)  # it may have been launched with another since this worker joined
-                if self.unanswered:
-                    if trials.is_held(self.store, self.request):  # the trial that was begun when the answer was lost
-                        return self.taken(self.asked_for(trials.take))
-                    self.request, self.unanswered = request(), False  # none was, or it was lost since
-                verdict = self.ending.verdict(counts)
-                if verdict:
-                    return Wait() if counts.running else verdict
-                if counts.finished + counts.running >= counts.trials or self.agenda.waits():
-                    return Wait()
                 try:
-                    asked = self.start(counts)
+                    held = self.held()
+                    if held is None:
+                        verdict = self.ending.verdict(counts)
+                        if verdict:
+                            return Wait() if counts.running else verdict
+                        if counts.finished + counts.running >= counts.trials or self.agenda.waits():
+                            return Wait()
+                    asked = self.start(counts) if held is None else self.taken(held)
                 except (StudyFull, NotNow):  # somebody joined who does not ask through us, or this worker slept through its turn
                     return Wait()
                 except CodeDiffers:  # it was launched with another while this worker proposed: said above
@@ -223,18 +227,31 @@ class Search:
         return self.begin(entry) if entry is not None else self.propose(trials.next_number(self.store, self.id), counts)
 
     def asked_for(self, call: Callable[..., T]) -> T:
-        """The answer to a call by which this worker gets a trial to run. Where it is lost, the next `ask` finds out whether it did."""
-        self.unanswered = True
-        answer = call(self.store, self.id, request=self.request, code=code.content_hash())
-        self.request, self.unanswered = request(), False
-        return answer
+        """The answer to a call by which this worker gets a trial to run. Where it is lost, or what is read after it, the next `ask` finds out whether it did."""
+        self.request = request()
+        return call(self.store, self.id, request=self.request, code=code.content_hash())
+
+    def held(self) -> trials.Taken | None:
+        """The trial that this worker got when an answer was lost, if it has not lost it since."""
+        if self.request is None:
+            return None
+        found = trials.take(self.store, self.id, self.request, code=code.content_hash()) if trials.is_held(self.store, self.request) else None
+        self.request = None if found is None else self.request
+        return found
 
     def taken(self, taken: trials.Taken) -> Asked | None:
         """A trial that another worker left, or that a user enqueued through Optuna."""
-        if taken.candidate is not None:
+        if taken.candidate is None:
+            asked = self.enqueued(taken)
+        else:
             candidate = Candidate.from_json(taken.candidate)
             known = self.paid(candidate, taken.repeat) | dict(taken.rungs)
-            return Asked(taken.trial_id, taken.number, candidate, self.rungs_of(candidate), taken.repeat, taken.baseline, known)
+            asked = Asked(taken.trial_id, taken.number, candidate, self.rungs_of(candidate), taken.repeat, taken.baseline, known)
+        self.request = None
+        return asked
+
+    def enqueued(self, taken: trials.Taken) -> Asked | None:
+        """A trial that a user enqueued through Optuna, described as one of ours; None if it is not worth running."""
         self.recall.refresh()
         try:
             proposal = self.recall.proposer.propose(taken.number, taken.fixed_params)
@@ -278,10 +295,12 @@ class Search:
             trials.start(self.store, self.id, request=request(), outcome=outcome, reason=reason, code=code.content_hash(), **given)
             return None
         started = self.asked_for(partial(trials.start, **given))
-        if started.outcome is not None:
-            return None
-        known = self.paid(candidate, entry.repeat, entry.yardstick)
-        return Asked(started.trial_id, started.number, candidate, self.rungs_of(candidate), entry.repeat, entry.baseline, known)
+        asked = None
+        if started.outcome is None:
+            known = self.paid(candidate, entry.repeat, entry.yardstick)
+            asked = Asked(started.trial_id, started.number, candidate, self.rungs_of(candidate), entry.repeat, entry.baseline, known)
+        self.request = None
+        return asked
 
     def paid(self, candidate: Candidate, repeat: int = 0, yardstick: bool = False) -> dict[int, float]:
         """Rungs below the candidate's own steps that another trial has evaluated: never measured again, and trained again only where no state was kept. A

@@ -52,15 +52,17 @@ def source(search: Search, name: str) -> Source:
     return Source(name, id, stored["steps"], stored["learning_rate_scale"], known, yardstick)
 
 
-def settle(search: Search) -> None:
-    """Note how far the other study is now: what it finds later is not taken over. Once for each study that is named."""
+def settle(search: Search, launches: bool) -> None:
+    """Note how far the other study is now: what it finds later is not taken over. Once for each study that a launch names; a worker that joins does so
+    only where there is no note, since the launch was killed before it."""
     name = search.settings.warm_start
     if name is None:
         return
-    found = source(search, name)
     with leases.translated():
-        if search.study.user_attrs.get(MARK, {}).get("study") != name:
-            search.study.set_user_attr(MARK, {"study": name, "recorded": standing.last_recorded(search.store, found.id)})
+        noted = search.study.user_attrs.get(MARK)
+        if noted is None or launches and noted["study"] != name:
+            recorded = standing.last_recorded(search.store, source(search, name).id)
+            search.study.set_user_attr(MARK, {"study": name, "recorded": recorded})
 
 
 def adapted(candidate: Candidate, source: Source, search: Search) -> Candidate:

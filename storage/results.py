@@ -150,6 +150,16 @@ def settings(store: Store, study_id: int) -> Mapping[str, Any] | None:
         return connection.scalar(text(query), {"id": study_id})
 
 
+def token(store: Store, study_id: int) -> str:
+    """By which the study is told from one of the same name in another store: when it was registered, in hex. Raises BadValue."""
+    query = "SELECT to_hex(CAST(1000000 * extract(epoch FROM created_at) AS bigint)) FROM peft_pareto.studies WHERE study_id = :id"
+    with leases.translated(), store.at_once.connect() as connection:
+        found = connection.scalar(text(query), {"id": study_id})
+    if found is None:
+        raise BadValue(f"study {study_id} is not registered: call results.register first")
+    return found
+
+
 def queue(store: Store, study_id: int) -> list[dict[str, Any]]:
     """The study's queue, [{"candidate": JSON, "why": text}], whole and in order: what of it was run is found by
     `trials.find_duplicate`."""

@@ -137,6 +137,11 @@ def values_at(store: Store, trial_id: int, steps: int) -> list[float]:
     return list(_rows(store, "SELECT values FROM peft_pareto.rungs WHERE trial_id = :trial AND steps = :steps", trial=trial_id, steps=steps)[0]["values"])
 
 
+def evaluated_at(store: Store, trial_id: int) -> set[int]:
+    """Steps of the trial's rungs so far."""
+    return {row["steps"] for row in _rows(store, "SELECT steps FROM peft_pareto.rungs WHERE trial_id = :trial", trial=trial_id)}
+
+
 def hypervolumes(store: Store, study_id: int) -> list[float]:
     """As trials were finished, from the first that was finished with or after the yardstick on. Where a worker ended before it had measured, it
     is that of before, since a front does not shrink."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from finished_study import scores
+from finished_study import new_database, scores
 
 from benchmarks.faults_counts import front_hashes
 from hpo import keeping
@@ -19,6 +19,7 @@ from metrics.estimate import Estimate
 from metrics.scores import Scores
 from storage import results, trials
 from storage.errors import NotNow
+from storage.store import open_store, worker_name
 from trainers.checkpoint import UNFINISHED
 
 # What trials come to at their rungs of 20 and 40 steps: the first is dominated by all, the last by the two before it, at both.
@@ -223,11 +224,60 @@ def test_noted_files_are_seen_where_they_are_if_only_half_written(tmp_path) -> N
     assert keeping.seen([whole, half, gone, tmp_path / "elsewhere" / "trial-1.safetensors"]) == [whole, half]
 
 
+def test_a_folder_that_cannot_be_read_is_said_and_one_that_is_not_there_is_not(tmp_path, caplog) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert keeping.seen([tmp_path / "nowhere" / "trial-1.safetensors"]) == [] and not caplog.text
+    assert keeping.seen([loop / "trial-1.safetensors", loop / "trial-2.safetensors"]) == []
+    assert caplog.text.count(f"{loop} cannot be read, so nothing is deleted there") == 1
+
+
 def test_studies_that_share_a_folder_of_states_share_no_file(searching: Callable[..., Search], tmp_path) -> None:
     """A state of other data would be deleted by who finds it: it is of no use to him."""
     searches = [searching(Settings(study=f"{name}-{tmp_path.name}", steps=40, checkpoints=str(tmp_path / "shared")), trials=2) for name in "ab"]
     paths = {keeping.state_path(search, search.ask()) for search in searches}
     assert len(paths) == 2 and all(path.is_relative_to(tmp_path / "shared") for path in paths)
+
+
+def test_a_study_of_the_same_name_in_another_store_leaves_the_tensors_of_the_first_alone(tmp_path) -> None:
+    """Its trials have the same numbers and hashes, and both are kept under one folder by default."""
+    searches = []
+    for train_images in (20, 30):
+        search = Search(open_store(new_database(), worker_name()), Settings(study="same", steps=40, rungs=1, baselines=False, sampler="random", pruner="none",
+                                                                            train_images=train_images, out=str(tmp_path)))
+        search.register(3, {"model": "m", "encoder": "e", "data": "d"})
+        searches.append(search)
+    one, two = searches
+    yardstick, again = one.ask(), two.ask()
+    assert (yardstick.number, yardstick.candidate.hash) == (again.number, again.candidate.hash)
+    states = [note_state(one, yardstick), note_state(two, again)]
+    best = reach(one, yardstick, 40, 1.0, 1.0)
+    one.finish(yardstick)
+    keeping.tidy(one)
+    finish(two, again, 2.0, 2.0)
+    finish(two, two.ask(), 1.0, 1.0)
+    assert best.exists() and results.artifacts(one.store, one.id, keeping.WEIGHTS) == {0: [str(best)]}
+    assert [state.exists() for state in states] == [True, False]
+    for search in searches:
+        search.store.close()
+
+
+def test_files_of_a_study_of_before_are_tidied_by_their_notes(searching: Callable[..., Search], tmp_path) -> None:
+    """Their names had nothing of the study in them. A state of that name is not gone on from."""
+    search = searching(Settings(study=f"before-{tmp_path.name}", steps=40, rungs=1, pruner="none", out=str(tmp_path)), trials=9)
+    asked = begin(search, "full")
+    old = []
+    for kind, path in ((keeping.WEIGHTS, keeping.path_for(search, asked, 40)), (keeping.STATE, keeping.state_path(search, asked))):
+        old.append(path.with_name(path.name.replace(f"-{search.token}", "")))
+        keeping.note(search, asked, kind, old[-1])
+        old[-1].parent.mkdir(parents=True, exist_ok=True)
+        old[-1].touch()
+    search.report(asked, 40, scores(2.0, 2.0), 1234, 1.0, None)
+    search.finish(asked)
+    keeping.tidy(search)
+    assert all(path.exists() for path in old)
+    finish(search, begin(search, "bias"), 1.0, 1.0)
+    assert not any(path.exists() for path in old)
 
 
 def test_the_need_for_disk_is_that_of_the_whole_unet_in_fp32(model, tmp_path) -> None:

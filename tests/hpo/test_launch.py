@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 from commands import help_of
-from finished_study import scores
+from finished_study import scores, tell
 from launching import flags
 from rich.console import Console
 
-from hpo import launch, tried
+from hpo import keeping, launch, tried
 from hpo.command import one_line_errors
 from hpo.identity import identity, resolution_of
 from hpo.inner_loop import InnerLoop
@@ -294,6 +294,24 @@ def test_a_library_that_was_not_tried_is_a_line_at_the_launch(settings: Made, op
     with (tmp_path / "said").open("w") as stream:
         launch.announce(chosen, search, registered, [], Console(file=stream, width=40))
     assert "warning: optuna 9.9.1 was not tried with this program" in (tmp_path / "said").read_text().splitlines()[1]
+
+
+def test_what_a_worker_left_that_was_killed_after_the_last_trial_is_deleted_by_the_next_launch(settings: Made, opened: Callable, tmp_path) -> None:
+    chosen = settings(trials=2, baselines=False, pruner="none", sampler="random")
+    search = Search(opened(), chosen)
+    search.register(2, identity(chosen, dealt_sides(chosen, resolution_of(chosen))))
+    kept = []
+    for place in (1.0, 2.0):
+        asked = search.ask()
+        for kind, path in ((keeping.WEIGHTS, keeping.path_for(search, asked, asked.candidate.steps)), (keeping.STATE, keeping.state_path(search, asked))):
+            keeping.note(search, asked, kind, path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            kept.append(path)
+        tell(search, asked, scores(place, place))
+    with (tmp_path / "said").open("w") as stream:
+        assert launch.search(chosen, Console(file=stream, width=80)).status == 0
+    assert [path.exists() for path in kept] == [True, True, False, False]
 
 
 def test_a_launch_says_whether_nothing_is_evaluated_or_nothing_meets_the_constraints(settings: Made, opened: Callable, capsys, tmp_path) -> None:

@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from finished_study import BASE, new_database
+from sqlalchemy import text
 from told import asks, beside, run, rung
 
+from hpo.settings import Settings
 from hpo.study import Asked, Search
 from metrics.estimate import Estimate
 from metrics.scores import Scores
 from storage import results, standing, trials
 from storage.errors import StorageUnreachable
 from storage.retrying import retrying
+from storage.store import open_store, worker_name
 
 TRIALS = 12
 
@@ -79,6 +83,36 @@ def test_what_was_read_when_the_server_went_away_is_read_again(settings: dict, s
         retrying(late.recall.refresh)
         monkeypatch.setattr(module, name, reading)
         assert known(late) == wanted, name
+
+
+def fail_over(search: Search, recorded: int) -> None:
+    """To a standby that lagged behind: rungs after that place in the order are lost, and their places are given to later ones."""
+    with search.store.engine.begin() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))  # without triggers
+        for table in ("scores", "hypervolumes"):
+            connection.execute(text(f"DELETE FROM peft_pareto.{table} WHERE trial_id IN (SELECT trial_id FROM peft_pareto.rungs WHERE recorded > :r)"), {"r": recorded})
+        connection.execute(text("DELETE FROM peft_pareto.rungs WHERE recorded > :r"), {"r": recorded})
+        connection.execute(text("SELECT setval(pg_get_serial_sequence('peft_pareto.rungs', 'recorded'), :r)"), {"r": recorded})
+
+
+def test_who_knows_rungs_that_a_fail_over_lost_learns_all_anew() -> None:
+    search = Search(open_store(new_database(), worker_name()), Settings(study="lost", trials=99, steps=40, rungs=3, sampler="tpe", baselines=False, seed=3))
+    search.register(99, {"model": "m", "encoder": "e", "data": "d"})
+    results.record_references(search.store, search.id, q_base=9.0, q_real=0.0, m_base=0.0, scores=BASE)
+    for _ in range(6):
+        run(search, scored)
+    asked = asks(search)
+    while len(asked.rungs) < 3:
+        run(search, scored, asked)
+        asked = asks(search)
+    before = standing.last_recorded(search.store, search.id)
+    rung(search, asked, asked.rungs[0], *scored(asked, asked.rungs[0]))
+    fail_over(search, before)
+    rung(search, asked, asked.rungs[1], *scored(asked, asked.rungs[1]))
+    late = Search(open_store(search.store.url, worker_name()), search.settings)
+    assert known(search) == known(late) and sorted(search.recall.pruner.trials[asked.number].values) == [asked.rungs[1]]
+    for each in (search, late):
+        each.store.close()
 
 
 def known(search: Search) -> tuple:

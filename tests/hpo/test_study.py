@@ -605,6 +605,62 @@ def test_a_trial_whose_answer_was_lost_and_whose_lease_ran_out_is_asked_for_like
     assert [asks(search).number for _ in range(2)] == [older.number, begun[0].number]
 
 
+@pytest.mark.parametrize("how", ["started", "left", "enqueued"])
+def test_a_trial_after_which_the_server_went_away_is_the_next_that_is_asked_for(how: str, searching: Searching, opened: Callable, monkeypatch) -> None:
+    """It is this worker's already when it asks which rungs are paid for."""
+    search = searching(space="reference")
+    run(search, lambda asked, steps: (1.0, 1.0))
+    if how == "left":
+        search.release(asks(search))
+    elif how == "enqueued":
+        search.study.enqueue_trial({"method": "bias", "steps": 40})
+    real, calls = trials.known_rungs, []
+
+    def away(*given):
+        calls.append(given)
+        if len(calls) == 1:
+            raise StorageUnreachable("it restarts")
+        return real(*given)
+
+    with monkeypatch.context() as patched, pytest.raises(StorageUnreachable):
+        patched.setattr(trials, "known_rungs", away)
+        search.ask()
+    (begun,) = (each for each in search.study.trials if each.state == TrialState.RUNNING)
+    asked = asks(search)
+    assert asked.id == begun._trial_id and leases.read(search.store, asked.id).worker == search.store.worker
+    assert asks(search).number > asked.number, "and the one after it is another"
+
+
+@pytest.mark.parametrize("trials_asked", [5, 1])
+def test_who_loses_a_trial_whose_answer_was_lost_while_it_takes_it_up_asks_anew(trials_asked: int, searching: Searching, opened: Callable, query: Callable,
+                                                                                monkeypatch) -> None:
+    """It is paused after it has seen that it holds the trial."""
+    search = searching(trials=trials_asked)
+    other, start, is_held = beside(search, opened), trials.start, trials.is_held
+
+    def lost(*given, **more):
+        start(*given, **more)
+        raise StorageUnreachable("the answer was lost")
+
+    with monkeypatch.context() as patched, pytest.raises(StorageUnreachable):
+        patched.setattr(trials, "start", lost)
+        search.ask()
+
+    def paused(*given):
+        found = is_held(*given)
+        query("ALTER TABLE peft_pareto.leases DISABLE TRIGGER guard")
+        query("UPDATE peft_pareto.leases SET expires_at = clock_timestamp() - interval '1 s' WHERE study_id = :s", s=search.id)
+        query("ALTER TABLE peft_pareto.leases ENABLE TRIGGER guard")
+        trials.expire(other.store, other.id)
+        assert trials.take(other.store, other.id, f"other-{other.id}").number == 0
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trials, "is_held", paused)
+        asked = search.ask()
+    assert asked == Wait() if trials_asked == 1 else asked.number == 1
+
+
 def test_who_is_paused_before_a_trial_begins_begins_none_that_another_began_since(searching: Searching, opened: Callable, monkeypatch) -> None:
     """Its turn is over by then, which it would find out only with the next question."""
     search = searching(space="reference", trials=9, methods="full,bias", steps=1, rungs=1, sampler="random")

@@ -328,6 +328,21 @@ def test_one_that_is_lost_between_two_rungs_leaves_the_other_worker_s_files_alon
     assert ended(trial) == ([], "finished") and stored(search, asked) == unbroken(inner, asked.candidate)
 
 
+def test_a_trial_that_a_fail_over_of_the_database_has_lost_ends_and_leaves_no_file(search: Search, inner: InnerLoop, query: Callable) -> None:
+    """To a standby that lagged behind, and knows nothing of it."""
+    run(search, lambda *_: (0.0, 0.0))
+    asked = search.ask()
+    trial = run_trial(search, inner, asked)
+    next(trial)
+    assert keeping.state_path(search, asked).exists()
+    for table in ("scores", "rungs", "artifacts", "loss_curves", "candidates", "leases"):
+        query(f"SET session_replication_role = replica; DELETE FROM peft_pareto.{table} WHERE trial_id = :t; SET session_replication_role = DEFAULT", t=asked.id)
+    for table in ("trial_params", "trial_user_attributes", "trial_system_attributes", "trials"):
+        query(f"SET session_replication_role = replica; DELETE FROM {table} WHERE trial_id = :t; SET session_replication_role = DEFAULT", t=asked.id)
+    assert ended(trial) == ([], "lost") and not files(search, keeping.WEIGHTS) and not files(search, keeping.STATE)
+    assert search.ask().number == asked.number
+
+
 def meanwhile(search: Search, asked: Asked, other: Search, query: Callable) -> None:
     """While this worker sleeps its lease runs out, and another one takes the trial up, finishes it and tidies up: it is dominated."""
     run_out(query, asked)

@@ -81,6 +81,29 @@ def test_a_resumed_study_takes_over_no_more_than_it_did_at_first(searching: Sear
     assert [point.number for point in late.recall.proposer.history.points] == [0, -1, -2, -3, -4]
 
 
+def test_a_worker_notes_how_far_the_other_study_is_where_the_launch_was_killed_before_it_did(searching: Searching, finished: Search, opened: Callable,
+                                                                                             monkeypatch) -> None:
+    settings = replace(finished.settings, study=f"{finished.settings.study}-killed", warm_start=finished.settings.study, baselines=False, sampler="tpe")
+
+    def killed(*given, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(warm_start, "settle", killed)
+        Search(opened(), settings).register(9, IDENTITY)
+    worker = Search(opened(), settings)
+    worker.register(None, IDENTITY)
+    results.record_references(worker.store, worker.id, q_base=5.0, q_real=0.0, m_base=0.0, scores={"fd": (5.0, 4.9, 5.1), "copy_excess": (0, 0, 0)})
+    finished.register(5, IDENTITY)
+    quickly(finished, 2.0, 0.0)
+    late = Search(opened(), settings)
+    late.register(None, IDENTITY)
+    quickly(late, 1.0, 1.0)
+    for search in (worker, late):
+        search.recall.refresh()
+        assert [point.number for point in search.recall.proposer.history.points] == [0, -1, -2, -3, -4]
+
+
 def test_the_front_is_run_first_at_this_studys_rates_and_rungs(searching: Searching, finished: Search) -> None:
     search = started(searching, finished)
     entries = queue_of(search)
