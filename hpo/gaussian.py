@@ -20,6 +20,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.flat import at, place
+from hpo.history import FAILED
 
 if TYPE_CHECKING:
     import torch
@@ -173,10 +174,11 @@ def additive_regressor() -> type:
 
 
 def thinned(study: optuna.Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """At most MOST_POINTS of the trials, in their order: the front and the newest."""
+    """At most MOST_POINTS of the trials, in their order: the front, some that failed, and the newest."""
     if len(trials) <= MOST_POINTS:
         return trials
     front = {trial.number for trial in study.best_trials[-MOST_POINTS // 2:]}
+    front |= set([trial.number for trial in trials if FAILED in trial.system_attrs][-MOST_POINTS // 4:])
     others = [trial.number for trial in trials if trial.number not in front]
     kept = front | set(others[len(front) - MOST_POINTS:])
     return [trial for trial in trials if trial.number in kept]

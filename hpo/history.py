@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.flat import STEPS, AsAsked
 
 NAME = "history"
+FAILED = "failed"  # system attribute of trials as samplers see them: they failed by their own cause
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Running:
-    """A trial that is run now, by whomever."""
+    """A trial that is run now, by whomever, or that failed."""
 
     parameters: Mapping[str, Any]
     distributions: Mapping[str, BaseDistribution]
@@ -62,6 +63,8 @@ class History:
         self.directions, self.view, self.constrained = list(directions), view, constrained
         self.points: list[Point] = []
         self.running: dict[int, tuple[Running, int]] = {}
+        self.failed: dict[int, Running] = {}  # by their own cause
+        self.worst: list[float] = []  # value so far of each objective
         self.width = 0  # constraints of a point
         self.build()
 
@@ -74,7 +77,10 @@ class History:
         self.common = optuna.search_space.IntersectionSearchSpace()
         self.tried: set[frozenset] = set()  # candidates but for their steps, of all but `added`: only Gaussian processes ask
         self.added: list[dict[str, Any]] = []  # parameters of points as samplers see them, since that was asked
+        self.stale = False  # whether failed trials are to be shown anew
         self.bred = 0  # generations whose parents Optuna has noted with this study
+        for number in sorted(self.failed) if self.points else ():
+            self.add_failed(self.failed[number])
         for point in self.points:
             self.add(point)
         self.running = {number: (trial, self.add_running(trial)) for number, (trial, _) in self.running.items()}
@@ -89,6 +95,9 @@ class History:
         grown = self.view.meet(point.distributions)
         known = bool(self.points or self.running)
         self.points.append(point)
+        worst = [min(pair) if direction == "maximize" else max(pair) for direction, pair in zip(self.directions, zip(self.worst or point.values, point.values))]
+        self.stale = self.stale or (bool(self.failed) and worst != self.worst)
+        self.worst = worst
         if known and (wider or grown):
             self.build()
         else:
@@ -96,11 +105,28 @@ class History:
 
     def add(self, point: Point) -> None:
         shown = self.view.shown(point.parameters, point.distributions, point.steps)
-        self.added.append(shown[0])
+        if point.number >= 0:  # else another study's
+            self.added.append(shown[0])
         trial = frozen(TrialState.COMPLETE, *shown, point.system_attrs, point.values)
         for i in range(self.width):  # the GP needs equally many from each; who was measured without them meets them
             trial.set_constraint(str(i), point.violations[i] if i < len(point.violations) else 0.0)
         self.storage.create_new_trial(self.id, trial)
+
+    def fail(self, number: int, trial: Running) -> None:
+        """A trial that failed by its own cause, and would again. Samplers see it with the worst values that any has; before all others, so that what
+        they see follows from what is known, in whichever order failures and rungs came."""
+        self.stop(number)
+        self.view.meet(trial.distributions)
+        self.failed[number] = trial
+        self.stale = True
+
+    def add_failed(self, trial: Running) -> None:
+        shown = self.view.shown(trial.parameters, trial.distributions, trial.steps)
+        self.added.append(shown[0])
+        taught = frozen(TrialState.COMPLETE, *shown, {FAILED: True}, self.worst)
+        for i in range(self.width):
+            taught.set_constraint(str(i), 0.0)
+        self.storage.create_new_trial(self.id, taught)
 
     def start(self, number: int, trial: Running) -> None:
         self.stop(number)
@@ -135,6 +161,8 @@ class History:
 
     def ask(self, sampler: optuna.samplers.BaseSampler) -> tuple[optuna.Trial, int]:
         """A trial to be asked, and its id here, under which it is to be dropped."""
+        if self.stale:
+            self.build()
         self.study.sampler = sampler
         trial = self.study.ask()
         return trial, self.storage.get_trial_id_from_study_id_trial_number(self.id, trial.number)

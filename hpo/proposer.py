@@ -99,7 +99,8 @@ class Proposer(Generic[T]):
     def learn(self, point: Point) -> None:
         """An evaluated rung. Raises ValueError where its values are not finite, or not as many as the objectives."""
         self.learnt.add(point.number)
-        self.noted.append(point)
+        if point.number >= 0:  # else another study's
+            self.noted.append(point)
         self.durations.learn(point)
         if self.setup.learns == RUNGS:
             self.history.teach(point)
@@ -121,6 +122,15 @@ class Proposer(Generic[T]):
         point = self.reached.pop(number, None)
         if point is not None:
             self.history.teach(point)
+
+    def fail(self, number: int, parameters: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> None:
+        """A trial of `started`, or none, has failed by its own cause: the same would fail again. NSGA-II learns nothing of it: its parents are of those
+        that it has values of."""
+        self.end(number)
+        steps = int(parameters.get(STEPS, self.rungs[-1]))
+        self.evaluated.add((without_steps(parameters), steps))
+        if self.setup.learns == RUNGS:
+            self.history.fail(number, Running(parameters, distributions, {}, steps))
 
     def propose(self, number: int, fixed: Mapping[str, Any] | None = None, at_random: bool = False) -> Proposal[T]:
         """The candidate for this trial; answers that are fixed are given as they are, the others are sampled, or drawn at random until they give what is

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class News:
-    """What was not known yet. begun: trials that run, or wait, since then. live: numbers of all that do. attributes: what the sampler left with the
-    trials of these, by id. warm: points of another study, with the yardstick's end."""
+    """What was not known yet. begun: trials that run, or wait, since then. live: numbers of all that do. failed: trials that did by their own cause.
+    attributes: what the sampler left with the trials of rows and begun, by id. warm: points of another study, with the yardstick's end."""
 
     rows: Sequence[trials.RungRow]
     begun: Sequence[trials.RunningTrial]
     live: set[int]
+    failed: Sequence[trials.RunningTrial]
     attributes: Mapping[int, Mapping[str, Any]]
     warm: Sequence[Point]
 
@@ -55,6 +56,7 @@ class Recall:
         self.places: dict[tuple[int, int], int] = {}  # `recorded` of the rungs that the stopping rule knows, by trial and steps
         self.warmed = False
         self.live: set[int] = set()
+        self.failed: set[int] = set()  # numbers of the trials that failed by their own cause
         self.rewardless: list[trials.RungRow] = []  # read before the yardstick was finished, where the joint reward is the objective
 
     def refresh(self) -> None:
@@ -64,7 +66,9 @@ class Recall:
     def read(self) -> News:
         """Running trials first: one that ends in between is then known with all its rungs before it counts as ended."""
         running = trials.running_trials(self.search.store, self.search.id, self.live)
+        live = {trial.number for trial in running}
         rows = trials.rungs_since(self.search.store, self.search.id, self.recorded, texts=self.texts)
+        failed = [trial for trial in trials.failed_trials(self.search.store, self.search.id, self.failed) if trial.number not in live]
         begun = [trial for trial in running if trial.number not in self.live and trial.parameters]
         yardstick = next((row.values for row in rows if is_end_of_yardstick(row)), None)
         attributes = {}
@@ -75,7 +79,7 @@ class Recall:
             warm = list(warm_start.points(self.search, yardstick))
         if self.search.objectives.is_joint_reward:
             self.known()  # rewards are computed with them
-        return News(rows, begun, {trial.number for trial in running}, attributes, warm)
+        return News(rows, begun, live, failed, attributes, warm)
 
     def learn(self, news: News) -> None:
         """What was read. The database is not asked here."""
@@ -96,6 +100,9 @@ class Recall:
                 self.proposer.end(row.number)
             if not self.warmed and is_end_of_yardstick(row):
                 self.warm(news.warm)
+        for trial in news.failed:
+            self.proposer.fail(trial.number, trial.parameters, distributions_of(trial.distributions))
+            self.failed.add(trial.number)
         for trial in news.begun:
             self.proposer.started(trial.number, trial.parameters, distributions_of(trial.distributions), news.attributes.get(trial.trial_id, {}))
         self.live = live

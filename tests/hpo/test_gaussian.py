@@ -10,6 +10,7 @@ from optuna._gp import gp
 from optuna.distributions import FloatDistribution
 
 from hpo.gaussian import MOST_POINTS, additive_kernel, nearly_normal, normalised, thinned
+from hpo.history import FAILED
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -31,6 +32,13 @@ def test_the_front_and_the_newest_when_they_are_many() -> None:
     study = study_of(MOST_POINTS + 50)
     kept = [trial.number for trial in thinned(study, study.trials)]
     assert kept == [0, *range(51, MOST_POINTS + 50)]
+
+
+def test_trials_that_failed_stay_known() -> None:
+    study = study_of(MOST_POINTS + 50)
+    trials = study.trials
+    trials[3].system_attrs[FAILED] = trials[7].system_attrs[FAILED] = True
+    assert [trial.number for trial in thinned(study, trials)] == [0, 3, 7, *range(53, MOST_POINTS + 50)]
 
 
 def test_a_diverged_trial_leaves_the_others_apart() -> None:

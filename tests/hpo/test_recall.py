@@ -63,7 +63,7 @@ def test_what_was_read_when_the_server_went_away_is_read_again(settings: dict, s
     for _ in range(4):
         run(other, scored)
     wanted = known(beside(search, opened))
-    reads = [(trials, "running_trials"), (trials, "rungs_since"), (standing, "system_attributes"), (results, "references")]
+    reads = [(trials, "running_trials"), (trials, "rungs_since"), (trials, "failed_trials"), (standing, "system_attributes"), (results, "references")]
     for module, name in reads:
         reading = getattr(module, name)
 
@@ -79,6 +79,31 @@ def test_what_was_read_when_the_server_went_away_is_read_again(settings: dict, s
         retrying(late.recall.refresh)
         monkeypatch.setattr(module, name, reading)
         assert known(late) == wanted, name
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "auto", "random"])
+def test_trials_that_failed_by_their_own_cause_are_known_to_all(sampler: str, searching: Callable[..., Search], opened: Callable) -> None:
+    search, own = searching(trials=99, sampler=sampler, baselines=False, seed=3, pruner="none"), []
+    for place in range(TRIALS):
+        asked = asks(search)
+        if place % 4 == 1:
+            own.append(asked.number)
+            if len(asked.rungs) > 1:  # fails later
+                rung(search, asked, asked.rungs[0], *scored(asked, asked.rungs[0]))
+            search.fail(asked, "TrainingDiverged: the loss is NaN", own_cause=True)
+        else:
+            run(search, scored, asked)
+    late = beside(search, opened)
+    late.recall.refresh()
+    search.recall.refresh()
+    assert late.recall.failed == search.recall.failed == set(own)
+    if sampler != "random":
+        assert sorted(late.recall.proposer.history.failed) == own
+        assert {point.number for point in late.recall.proposer.history.points} & set(own), "rungs that were evaluated stay"
+    assert late.recall.proposer.propose(TRIALS) == search.recall.proposer.propose(TRIALS)
+    search.fail(asks(search), "ConnectionError: gone", own_cause=False)
+    late.recall.refresh()
+    assert late.recall.failed == set(own), "what the machine is to blame for says nothing of the candidate"
 
 
 def known(search: Search) -> tuple:
