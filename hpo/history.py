@@ -64,7 +64,6 @@ class History:
         self.points: list[Point] = []
         self.running: dict[int, tuple[Running, int]] = {}
         self.failed: dict[int, Running] = {}  # by their own cause
-        self.worst: list[float] = []  # value so far of each objective
         self.width = 0  # constraints of a point
         self.build()
 
@@ -77,10 +76,11 @@ class History:
         self.common = optuna.search_space.IntersectionSearchSpace()
         self.tried: set[frozenset] = set()  # candidates but for their steps, of all but `added`: only Gaussian processes ask
         self.added: list[dict[str, Any]] = []  # parameters of points as samplers see them, since that was asked
-        self.stale = False  # whether failed trials are to be shown anew
+        self.worst = self.worst_so_far()  # what trials that failed are shown with
         self.bred = 0  # generations whose parents Optuna has noted with this study
-        for number in sorted(self.failed) if self.points else ():
-            self.add_failed(self.failed[number])
+        if self.worst is not None:
+            for _, trial in sorted(self.failed.items()):
+                self.add_trial(trial, {FAILED: True}, *self.worst)
         for point in self.points:
             self.add(point)
         self.running = {number: (trial, self.add_running(trial)) for number, (trial, _) in self.running.items()}
@@ -95,38 +95,42 @@ class History:
         grown = self.view.meet(point.distributions)
         known = bool(self.points or self.running)
         self.points.append(point)
-        worst = [min(pair) if direction == "maximize" else max(pair) for direction, pair in zip(self.directions, zip(self.worst or point.values, point.values))]
-        self.stale = self.stale or (bool(self.failed) and worst != self.worst)
-        self.worst = worst
         if known and (wider or grown):
             self.build()
         else:
             self.add(point)
 
     def add(self, point: Point) -> None:
-        shown = self.view.shown(point.parameters, point.distributions, point.steps)
-        if point.number >= 0:  # else another study's
+        self.add_trial(point, point.system_attrs, point.values, self.violations(point), tried=point.number >= 0)  # else it is another study's
+
+    def add_trial(self, trial: Point | Running, system_attrs: Mapping[str, Any], values: Sequence[float], violations: Sequence[float],
+                  tried: bool = True) -> None:
+        shown = self.view.shown(trial.parameters, trial.distributions, trial.steps)
+        if tried:
             self.added.append(shown[0])
-        trial = frozen(TrialState.COMPLETE, *shown, point.system_attrs, point.values)
-        for i in range(self.width):  # the GP needs equally many from each; who was measured without them meets them
-            trial.set_constraint(str(i), point.violations[i] if i < len(point.violations) else 0.0)
-        self.storage.create_new_trial(self.id, trial)
+        taught = frozen(TrialState.COMPLETE, *shown, system_attrs, values)
+        for i, violation in enumerate(violations):
+            taught.set_constraint(str(i), violation)
+        self.storage.create_new_trial(self.id, taught)
 
     def fail(self, number: int, trial: Running) -> None:
-        """A trial that failed by its own cause, and would again. Samplers see it with the worst values that any has; before all others, so that what
-        they see follows from what is known, in whichever order failures and rungs came."""
+        """A trial that failed by its own cause, and would again. Samplers see it with the worst values and violations so far; before all others, so
+        that what they see follows from what is known, in whichever order failures and rungs came."""
         self.stop(number)
         self.view.meet(trial.distributions)
         self.failed[number] = trial
-        self.stale = True
+        self.worst = None
 
-    def add_failed(self, trial: Running) -> None:
-        shown = self.view.shown(trial.parameters, trial.distributions, trial.steps)
-        self.added.append(shown[0])
-        taught = frozen(TrialState.COMPLETE, *shown, {FAILED: True}, self.worst)
-        for i in range(self.width):
-            taught.set_constraint(str(i), 0.0)
-        self.storage.create_new_trial(self.id, taught)
+    def worst_so_far(self) -> tuple[list[float], list[float]] | None:
+        """Of each objective and of each constraint; None where nothing is known, or needed."""
+        if not self.failed or not self.points:
+            return None
+        values = [min(own) if direction == "maximize" else max(own) for direction, own in zip(self.directions, zip(*(point.values for point in self.points)))]
+        return values, [max(column) for column in zip(*(self.violations(point) for point in self.points))]
+
+    def violations(self, point: Point) -> list[float]:
+        """The GP needs equally many from each; who was measured without them meets them."""
+        return [*point.violations, *[0.0] * self.width][:self.width]
 
     def start(self, number: int, trial: Running) -> None:
         self.stop(number)
@@ -161,7 +165,7 @@ class History:
 
     def ask(self, sampler: optuna.samplers.BaseSampler) -> tuple[optuna.Trial, int]:
         """A trial to be asked, and its id here, under which it is to be dropped."""
-        if self.stale:
+        if self.worst != self.worst_so_far():
             self.build()
         self.study.sampler = sampler
         trial = self.study.ask()

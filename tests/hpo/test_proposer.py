@@ -216,6 +216,28 @@ def test_fixed_answers_are_given_and_the_rest_is_sampled(sampler: str) -> None:
         life.proposer.propose(40, {"kind": "z"})
 
 
+def test_nsga2_learns_what_it_did_not_propose() -> None:
+    def rebuilt(points: list[Point]) -> Proposer:
+        proposer = Proposer("nsga2", 3, TWO, without_steps, RUNGS)
+        for point in points:
+            proposer.learn(point)
+        return proposer
+
+    known = Proposer("nsga2", 3, TWO, without_steps, RUNGS).propose(0)
+    others = [Point(-1 - place, 200, True, {"place": 0.7 + place / 1000}, known.distributions, [1.0, 1.0]) for place in range(2 * POPULATION)]
+    proposer, points = rebuilt(others), list(others)
+    for number in range(2 * POPULATION):
+        proposal = proposer.propose(number)
+        points.append(Point(number, 200, True, proposal.parameters, proposal.distributions, [2.0, 2.0], [], proposal.system_attrs))
+        proposer.learn(points[-1])
+        if number % 7 == 0:  # an enqueued one
+            points.append(Point(100 + number, 200, True, {"place": 0.5}, known.distributions, [3.0, 3.0]))
+            proposer.learn(points[-1])
+        assert rebuilt(points).propose(number + 1) == proposer.propose(number + 1)
+    bred = [point.parameters["place"] for point in points if 0 <= point.number < 100]
+    assert sum(0.69 < place < 0.73 for place in bred) > len(bred) / 2
+
+
 def test_a_trial_with_all_answers_fixed_belongs_to_a_generation() -> None:
     proposal = Proposer("nsga2", 3, TWO, conditional, RUNGS).propose(0, {"kind": "a", "idle": 0, "steps": 200})
     assert proposal.system_attrs == {"NSGAIISampler:generation": 0}
@@ -296,6 +318,18 @@ def test_failures_and_rungs_are_known_the_same_in_whichever_order_they_come(samp
     complete = early.history.study.get_trials(states=(TrialState.COMPLETE,))
     worst = [max(trial.values[place] for trial in complete[len(failed):]) for place in (0, 1)]
     assert [trial.values for trial in complete[:len(failed)]] == [worst] * len(failed)
+
+
+@pytest.mark.parametrize("sampler", ["auto", "gp", "tpe"])
+def test_a_failed_trial_is_never_better_than_another(sampler: str) -> None:
+    """Where all violate a bound, it does so too."""
+    life = Life(sampler, without_steps, lambda place, steps: [place, -place], violations=lambda place: [1.0 + place], constrained=True).run(12)
+    proposal = life.proposer.propose(12)
+    life.proposer.fail(12, proposal.parameters, proposal.distributions)
+    life.proposer.propose(13)
+    failed, *others = life.proposer.history.study.get_trials(states=(TrialState.COMPLETE,))
+    assert failed.constraints == {"0": max(trial.constraints["0"] for trial in others)}
+    assert failed.values == [max(trial.values[place] for trial in others) for place in (0, 1)]
 
 
 @pytest.mark.parametrize("sampler", ["auto", "gp"])
