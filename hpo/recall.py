@@ -146,7 +146,7 @@ class Recall:
         if values is None:
             return
         if row.parameters:  # else the space has no answers that give it, so the sampler has no words for it
-            violations = [row.violations[name] for name in sorted(row.violations)]
+            violations = self.search.constraints.shares(row.violations)
             self.proposer.learn(Point(row.number, row.steps, row.steps == row.own_steps, row.parameters, distributions_of(row.distributions),
                                       [float(value) for value in values], violations, attributes, row.seconds))
         if self.pruner is not None:

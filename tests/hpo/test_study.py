@@ -400,7 +400,7 @@ def test_measured_bounds_keep_a_point_off_the_front_and_are_handed_to_the_sample
     assert query("SELECT feasible FROM rung_scores WHERE study = :s ORDER BY trial", s=search.settings.study) == [(True,), (False,)]
     search.recall.refresh()
     known = search.recall.proposer.history.study.get_trials(states=[TrialState.COMPLETE])
-    assert [sorted(each.constraints.values()) for each in known] == [pytest.approx([-9.0, -3.0, -0.95]), pytest.approx([-9.0, -4.0, 0.05])]
+    assert [sorted(each.constraints.values()) for each in known] == [pytest.approx([-0.9, -0.6, -0.95 / 2.05]), pytest.approx([-0.9, -0.8, 0.05 / 2.05])]
 
 
 def test_a_constraint_that_no_random_proposal_meets_is_refused_before_the_first_trial(searching: Searching, states: Callable) -> None:
