@@ -447,6 +447,14 @@ def test_a_front_that_no_longer_grows_ends_the_study(searching: Searching, finis
     assert len(volumes) == 7 and volumes == sorted(volumes) and volumes[-1] < 1.01 * volumes[3]
 
 
+def test_a_front_that_a_repeat_made_smaller_is_not_stable_while_it_grows(searching: Searching, monkeypatch) -> None:
+    monkeypatch.setattr("hpo.ending.STABLE_TRIALS", 3)
+    search = searching(until_stable=True)
+    for volumes, stable in (([5.0, 4.0, 4.5, 4.8], False), ([5.0, 4.0, 4.0, 4.01], True), ([5.0, 5.0, 5.02], False), ([5.0, 5.0, 5.02, 5.02], True)):
+        monkeypatch.setattr(standing, "hypervolumes", lambda store, study, volumes=volumes: volumes)
+        assert (search.ending.stable() is not None) == stable, volumes
+
+
 def test_an_unstable_front_or_another_wish_goes_on(searching: Searching, finish: Callable, monkeypatch) -> None:
     monkeypatch.setattr("hpo.ending.STABLE_TRIALS", 2)
     search = searching(trials=99, until_stable=True, pruner="none")
