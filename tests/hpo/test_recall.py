@@ -35,7 +35,7 @@ def resumed(search: Search, opened: Callable) -> tuple[list, list]:
     return [asked.candidate for asked, _ in runs], [how for _, how in runs]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "random", "auto"])
 def test_a_resumed_study_goes_on_as_an_unbroken_one(sampler: str, searching: Callable[..., Search], opened: Callable) -> None:
     same = dict(trials=99, sampler=sampler, baselines=False, seed=3)
     whole, ends = unbroken(searching(**same))
