@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 ENDS = ("value", "low", "high")
 PROPOSALS = 1000  # random ones of which one must be within what is known before a training
+LEAST_LIMIT = 1e-9  # of which shares are taken; those of 0 are infinite
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
 
@@ -48,6 +49,12 @@ class Constraints:
 
     def __bool__(self) -> bool:
         return self.size is not None or bool(self.measured)
+
+    def shares(self, violations: Mapping[str, float]) -> list[float]:
+        """Violations in the order of their names, each as a share of its limit: TPE and NSGA-II add up bytes, seconds and scores."""
+        bounds = self.measured if self.size is None else (self.size, *self.measured)
+        limits = {bound.name: abs(bound.limit) for bound in bounds if abs(bound.limit) >= LEAST_LIMIT}
+        return [violations[name] / limits.get(name, 1.0) for name in sorted(violations)]
 
     def before(self, trainable: int, total: int) -> dict[str, float]:
         """What is known before a training: violations by name. trainable, total: parameters of the candidate and of the U-Net."""

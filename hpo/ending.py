@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from hpo.agenda import MOST_DUPLICATES
@@ -66,9 +67,11 @@ class Ending:
         return None
 
     def stable(self) -> str | None:
-        """In words that the front has stopped growing: see STABLE_TRIALS. Counted from the yardstick's end on."""
-        volumes = standing.hypervolumes(self.search.store, self.search.id)
-        if len(volumes) <= STABLE_TRIALS or volumes[-1] > (1 + STABLE_GROWTH) * volumes[-1 - STABLE_TRIALS]:
+        """In words that the front has stopped growing: see STABLE_TRIALS. Counted from the yardstick's end on. Where it shrank, since a repeat lowered the
+        mean of a point of it, only what grew is counted."""
+        volumes = standing.hypervolumes(self.search.store, self.search.id)[-1 - STABLE_TRIALS:]
+        grown = sum(max(after - before, 0.0) for before, after in pairwise(volumes))
+        if len(volumes) <= STABLE_TRIALS or grown > STABLE_GROWTH * volumes[0]:
             return None
         return f"the front is stable: its hypervolume grew by less than {STABLE_GROWTH:.0%} over the last {STABLE_TRIALS} finished trials"
 

@@ -20,6 +20,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.flat import at, place
+from hpo.history import FAILED
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +31,9 @@ MOST_POINTS = 200  # that a process is fitted to, which takes 1 to 3 s; the time
 WIDEST, NARROWEST = 0.3, 0.01  # standard deviation of a child's numbers in the first and last round, of a range of 1
 CHANGES = 1.5  # parameters that a child changes, on average
 FEWEST = 4  # different values, from which a power can be told
+NEAR, FAR, FARTHEST = 3.0, 100.0, 1e30  # in quartiles' distances from the median: see `bounded`
+LEAST_GAIN = 1e-12  # whose logarithm is taken, as Optuna has it
+LARGEST = 1e300  # of a score: differences of larger ones may be infinite
 ADDITIVE = 0.9  # share of the kernel's variance that is a sum over the parameters
 
 
@@ -127,6 +131,11 @@ class AdditiveGP(ReachableGP):
     first order; Cowen-Rivers et al. 2022 (HEBO), power transforms; Snoek et al. 2012, expected improvement per second.
     """
 
+    def _optimize_acqf(self, acqf: Any, best_params: np.ndarray | None) -> np.ndarray:
+        from optuna._gp.acqf import qLogCEI, qLogEI
+
+        return super()._optimize_acqf(gain()(acqf) if isinstance(acqf, (qLogEI, qLogCEI)) else acqf, best_params)
+
     def merits(self, acquisitions: np.ndarray, points: Sequence[Mapping[str, Any]]) -> np.ndarray:
         return acquisitions - np.log(self.candidates.seconds(points))
 
@@ -172,11 +181,34 @@ def additive_regressor() -> type:
     return AdditiveRegressor
 
 
+@cache
+def gain() -> type:
+    """Made when it is needed, like the class above."""
+    from optuna._gp.acqf import BaseAcquisitionFunc, qLogCEI
+
+    class Gain(BaseAcquisitionFunc):
+        """What a candidate adds to the trials that run. Optuna's acquisition functions of one objective say what all of them are worth together; a
+        share of that by the candidate's own seconds would be the larger the less it takes, whatever it is worth."""
+
+        def __init__(self, whole: Any):
+            self.whole = whole
+            self.terms = [whole._acqf, *whole._constraints_acqf_list] if isinstance(whole, qLogCEI) else [whole]
+            super().__init__(whole.length_scales, whole.search_space)
+
+        def eval_acqf(self, x: torch.Tensor) -> torch.Tensor:
+            """(n, d) -> (n,), a logarithm."""
+            utilities = sum(term.compute_per_sample_log_utility(x) for term in self.terms).exp()  # (n, samples, running + 1), the candidate last
+            return (utilities[..., -1] - utilities[..., :-1].amax(-1)).clamp_min(LEAST_GAIN).mean(-1).log()
+
+    return Gain
+
+
 def thinned(study: optuna.Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """At most MOST_POINTS of the trials, in their order: the front and the newest."""
+    """At most MOST_POINTS of the trials, in their order: the front, some that failed, and the newest."""
     if len(trials) <= MOST_POINTS:
         return trials
     front = {trial.number for trial in study.best_trials[-MOST_POINTS // 2:]}
+    front |= set([trial.number for trial in trials if FAILED in trial.system_attrs][-MOST_POINTS // 4:])
     others = [trial.number for trial in trials if trial.number not in front]
     kept = front | set(others[len(front) - MOST_POINTS:])
     return [trial for trial in trials if trial.number in kept]
@@ -199,5 +231,17 @@ def nearly_normal(values: np.ndarray) -> np.ndarray:
 
     if len(np.unique(values)) < FEWEST:
         return values
+    values = np.clip(values, -LARGEST, LARGEST)
     low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
-    return yeojohnson((values - middle) / (high - low or values.std()))[0]
+    with np.errstate(over="ignore"):  # then the deviation is infinite
+        deviation = min(values.std(), np.abs(values - middle).max())
+    return yeojohnson(bounded((values - middle) / (high - low or deviation)))[0]
+
+
+def bounded(distances: np.ndarray) -> np.ndarray:
+    """(n,) -> (n,): logarithms of what is far, in the same order, where no power could tell the rest apart: far on both sides, or FARTHEST."""
+    below, above = -distances.min(), distances.max()
+    if min(below, above) <= FAR and max(below, above) <= FARTHEST:
+        return distances
+    beyond = np.maximum(np.abs(distances) - NEAR, 0.0)
+    return np.clip(distances, -NEAR, NEAR) + np.sign(distances) * np.arcsinh(beyond)

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.flat import STEPS, AsAsked
 
 NAME = "history"
+FAILED = "failed"  # system attribute of trials as samplers see them: they failed by their own cause
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Running:
-    """A trial that is run now, by whomever."""
+    """A trial that is run now, by whomever, or that failed."""
 
     parameters: Mapping[str, Any]
     distributions: Mapping[str, BaseDistribution]
@@ -62,6 +63,7 @@ class History:
         self.directions, self.view, self.constrained = list(directions), view, constrained
         self.points: list[Point] = []
         self.running: dict[int, tuple[Running, int]] = {}
+        self.failed: dict[int, Running] = {}  # by their own cause
         self.width = 0  # constraints of a point
         self.build()
 
@@ -74,7 +76,11 @@ class History:
         self.common = optuna.search_space.IntersectionSearchSpace()
         self.tried: set[frozenset] = set()  # candidates but for their steps, of all but `added`: only Gaussian processes ask
         self.added: list[dict[str, Any]] = []  # parameters of points as samplers see them, since that was asked
+        self.worst = self.worst_so_far()  # what trials that failed are shown with
         self.bred = 0  # generations whose parents Optuna has noted with this study
+        if self.worst is not None:
+            for _, trial in sorted(self.failed.items()):
+                self.add_trial(trial, {FAILED: True}, *self.worst)
         for point in self.points:
             self.add(point)
         self.running = {number: (trial, self.add_running(trial)) for number, (trial, _) in self.running.items()}
@@ -95,12 +101,36 @@ class History:
             self.add(point)
 
     def add(self, point: Point) -> None:
-        shown = self.view.shown(point.parameters, point.distributions, point.steps)
-        self.added.append(shown[0])
-        trial = frozen(TrialState.COMPLETE, *shown, point.system_attrs, point.values)
-        for i in range(self.width):  # the GP needs equally many from each; who was measured without them meets them
-            trial.set_constraint(str(i), point.violations[i] if i < len(point.violations) else 0.0)
-        self.storage.create_new_trial(self.id, trial)
+        self.add_trial(point, point.system_attrs, point.values, self.violations(point), tried=point.number >= 0)  # else it is another study's
+
+    def add_trial(self, trial: Point | Running, system_attrs: Mapping[str, Any], values: Sequence[float], violations: Sequence[float],
+                  tried: bool = True) -> None:
+        shown = self.view.shown(trial.parameters, trial.distributions, trial.steps)
+        if tried:
+            self.added.append(shown[0])
+        taught = frozen(TrialState.COMPLETE, *shown, system_attrs, values)
+        for i, violation in enumerate(violations):
+            taught.set_constraint(str(i), violation)
+        self.storage.create_new_trial(self.id, taught)
+
+    def fail(self, number: int, trial: Running) -> None:
+        """A trial that failed by its own cause, and would again. Samplers see it with the worst values and violations so far; before all others, so
+        that what they see follows from what is known, in whichever order failures and rungs came."""
+        self.stop(number)
+        self.view.meet(trial.distributions)
+        self.failed[number] = trial
+        self.worst = None
+
+    def worst_so_far(self) -> tuple[list[float], list[float]] | None:
+        """Of each objective and of each constraint; None where nothing is known, or needed."""
+        if not self.failed or not self.points:
+            return None
+        values = [min(own) if direction == "maximize" else max(own) for direction, own in zip(self.directions, zip(*(point.values for point in self.points)))]
+        return values, [max(column) for column in zip(*(self.violations(point) for point in self.points))]
+
+    def violations(self, point: Point) -> list[float]:
+        """The GP needs equally many from each; who was measured without them meets them."""
+        return [*point.violations, *[0.0] * self.width][:self.width]
 
     def start(self, number: int, trial: Running) -> None:
         self.stop(number)
@@ -135,6 +165,8 @@ class History:
 
     def ask(self, sampler: optuna.samplers.BaseSampler) -> tuple[optuna.Trial, int]:
         """A trial to be asked, and its id here, under which it is to be dropped."""
+        if self.worst != self.worst_so_far():
+            self.build()
         self.study.sampler = sampler
         trial = self.study.ask()
         return trial, self.storage.get_trial_id_from_study_id_trial_number(self.id, trial.number)

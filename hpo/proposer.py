@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
@@ -17,7 +18,7 @@ from optuna.trial import FixedTrial, FrozenTrial
 from hpo.errors import SearchError
 from hpo.flat import STEPS, UNSAID, AsAsked, Flat, at
 from hpo.history import History, Point, Running, without_steps
-from hpo.samplers import LAST, NOTHING, RUNGS, SAMPLERS, made, random
+from hpo.samplers import LAST, NOTHING, POPULATION, RUNGS, SAMPLERS, made, random
 from hpo.seconds import Seconds
 from hpo.spaces.base import BadProposal
 
@@ -26,6 +27,7 @@ DRAWS = 8  # of TPE, for a proposal at the last rung; a third of them are, or mo
 PROBE_STREAM, OTHER_STREAM, UNKNOWN_STREAM = 1, 2, 3  # of random numbers, apart from the trials'
 STUCK = 20  # duplicates in a row of a model, after which some are proposed at random: it may know no better while the space has more
 LOOKED_AT = 200  # random candidates, for one that is new where most are known
+GENERATION = NSGAIISampler._get_generation_key()  # system attribute
 RELATIVE = "relative_params"  # what TPE and GP leave with a running trial, which has its parameters here anyway
 
 T = TypeVar("T")
@@ -65,6 +67,7 @@ class Proposer(Generic[T]):
         self.evaluated: set[tuple[frozenset, int]] = set()  # what was asked but for the steps, and those, of all rungs but `noted`: it is needed when a model is stuck only
         self.noted: list[Point] = []  # rungs that were learnt since
         self.reached: dict[int, Point] = {}  # the last rung as yet of trials that go on
+        self.generations: Counter[int] = Counter()  # of NSGA-II: trials that it was taught
         if self.setup.flat:
             self.probe()
 
@@ -99,7 +102,8 @@ class Proposer(Generic[T]):
     def learn(self, point: Point) -> None:
         """An evaluated rung. Raises ValueError where its values are not finite, or not as many as the objectives."""
         self.learnt.add(point.number)
-        self.noted.append(point)
+        if point.number >= 0:  # else another study's
+            self.noted.append(point)
         self.durations.learn(point)
         if self.setup.learns == RUNGS:
             self.history.teach(point)
@@ -120,7 +124,24 @@ class Proposer(Generic[T]):
         self.history.stop(number)
         point = self.reached.pop(number, None)
         if point is not None:
-            self.history.teach(point)
+            self.history.teach(self.of_a_generation(point))
+
+    def of_a_generation(self, point: Point) -> Point:
+        """NSGA-II's parents are of generations. What it did not propose, as baselines or another study's points, belongs to that which grows now."""
+        newest = max(self.generations, default=0)
+        grows = newest + (self.generations[newest] >= POPULATION)
+        aged = replace(point, system_attrs={GENERATION: grows, **point.system_attrs})
+        self.generations[aged.system_attrs[GENERATION]] += 1
+        return aged
+
+    def fail(self, number: int, parameters: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> None:
+        """A trial of `started`, or none, has failed by its own cause: the same would fail again. NSGA-II learns nothing of it: its parents are of those
+        that it has values of."""
+        self.end(number)
+        steps = int(parameters.get(STEPS, self.rungs[-1]))
+        self.evaluated.add((without_steps(parameters), steps))
+        if self.setup.learns == RUNGS:
+            self.history.fail(number, Running(parameters, distributions, {}, steps))
 
     def propose(self, number: int, fixed: Mapping[str, Any] | None = None, at_random: bool = False) -> Proposal[T]:
         """The candidate for this trial; answers that are fixed are given as they are, the others are sampled, or drawn at random until they give what is

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class News:
-    """What was not known yet. begun: trials that run, or wait, since then. live: numbers of all that do. attributes: what the sampler left with the
-    trials of these, by id. warm: points of another study, with the yardstick's end."""
+    """What was not known yet. begun: trials that run, or wait, since then. live: numbers of all that do. failed: trials that did by their own cause.
+    attributes: what the sampler left with the trials of rows and begun, by id. warm: points of another study, with the yardstick's end."""
 
     rows: Sequence[trials.RungRow]
     begun: Sequence[trials.RunningTrial]
     live: set[int]
+    failed: Sequence[trials.RunningTrial]
     attributes: Mapping[int, Mapping[str, Any]]
     warm: Sequence[Point]
 
@@ -59,6 +60,7 @@ class Recall:
         self.places: dict[tuple[int, int], int] = {}  # `recorded` of the rungs that the stopping rule knows, by trial and steps
         self.warmed = False
         self.live: set[int] = set()
+        self.failed: set[int] = set()  # numbers of the trials that failed by their own cause
         self.rewardless: list[trials.RungRow] = []  # read before the yardstick was finished, where the joint reward is the objective
 
     def refresh(self) -> None:
@@ -78,6 +80,8 @@ class Recall:
             if not rows or (rows[0].recorded, rows[0].trial_id, rows[0].steps) != (self.newest.recorded, self.newest.trial_id, self.newest.steps):
                 return None
             rows = rows[1:]
+        live = {trial.number for trial in running}
+        failed = [trial for trial in trials.failed_trials(self.search.store, self.search.id, self.failed) if trial.number not in live]
         begun = [trial for trial in running if trial.number not in self.live and trial.parameters]
         yardstick = next((row.values for row in rows if is_end_of_yardstick(row)), None)
         attributes = {}
@@ -88,7 +92,7 @@ class Recall:
             warm = list(warm_start.points(self.search, yardstick))
         if self.search.objectives.is_joint_reward:
             self.known()  # rewards are computed with them
-        return News(rows, begun, {trial.number for trial in running}, attributes, warm)
+        return News(rows, begun, live, failed, attributes, warm)
 
     def learn(self, news: News) -> None:
         """What was read. The database is not asked here."""
@@ -109,6 +113,9 @@ class Recall:
                 self.proposer.end(row.number)
             if not self.warmed and is_end_of_yardstick(row):
                 self.warm(news.warm)
+        for trial in news.failed:
+            self.proposer.fail(trial.number, trial.parameters, distributions_of(trial.distributions))
+            self.failed.add(trial.number)
         for trial in news.begun:
             self.proposer.started(trial.number, trial.parameters, distributions_of(trial.distributions), news.attributes.get(trial.trial_id, {}))
         self.live = live
@@ -152,7 +159,7 @@ class Recall:
         if values is None:
             return
         if row.parameters:  # else the space has no answers that give it, so the sampler has no words for it
-            violations = [row.violations[name] for name in sorted(row.violations)]
+            violations = self.search.constraints.shares(row.violations)
             self.proposer.learn(Point(row.number, row.steps, row.steps == row.own_steps, row.parameters, distributions_of(row.distributions),
                                       [float(value) for value in values], violations, attributes, row.seconds))
         if self.pruner is not None:

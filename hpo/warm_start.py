@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 WRITE = "write one a line as python -m hpo.front --format candidates does"
+TOLERANCE = 1e-9  # of logarithms of steps
 MARK = "warm_start"  # on the study: how much of which other study it takes over, so that a resumed study takes over the same
 
 
@@ -89,24 +90,29 @@ def reason(candidate: Candidate, search: Search) -> str | None:
         return str(error)
 
 
-def points(search: Search, yardstick: Sequence[float]) -> Iterator[Point]:
+def points(search: Search, yardstick: Sequence[float]) -> list[Point]:
     """The source's points as those of this study, for the sampler: each objective scaled so that the source's base and yardstick come to lie on this
     study's, a joint reward by the source's own. Numbers are negative, so that no trial of this study is meant. What this study's space cannot propose, or
-    its base model cannot have, is left out. yardstick: the scores of this study's."""
+    its base model cannot have, is left out, and so are rungs that are not near one of this study's. yardstick: the scores of this study's."""
     found = source(search, search.settings.warm_start)
     with leases.translated():
         recorded = search.study.user_attrs[MARK]["recorded"]
     rows, base = standing.evaluated(search.store, found.id, recorded), results.references(search.store, search.id).scores
-    last = {row.number: place for place, row in enumerate(rows)}
-    for place, row in enumerate(rows):
-        candidate = adapted(Candidate.from_json(row.candidate), found, search)
+    points: list[Point] = []
+    for row in rows:
+        given = Candidate.from_json(row.candidate)
+        candidate = adapted(given, found, search)
+        if abs(math.log(candidate.steps / (given.steps / found.steps * search.settings.steps))) > math.log(search.settings.reduction) / 2 + TOLERANCE:
+            continue
         fixed, values = search.space.fixed(candidate, search.bounds), values_here(row.values, found, search, base, yardstick)
         trainable = search.trainable(candidate)
         if fixed is not None and values is not None and trainable is not None:
             scores = {} if search.objectives.is_joint_reward else dict(zip(search.objectives.names, values))
             violations = search.constraints.foreseen(trainable, search.trained.units.total, scores)
-            yield Point(-1 - row.number, candidate.steps, place == last[row.number], dict(fixed.params), fixed.distributions, values,
-                        [violations[name] for name in sorted(violations)], {})
+            points.append(Point(-1 - row.number, candidate.steps, False, dict(fixed.params), fixed.distributions, values,
+                                search.constraints.shares(violations), {}))
+    last = {point.number: place for place, point in enumerate(points)}
+    return [replace(point, last=place == last[point.number]) for place, point in enumerate(points)]
 
 
 def values_here(values: Sequence[float], source: Source, search: Search, base: Mapping[str, tuple], yardstick: Sequence[float]) -> list[float] | None:
@@ -116,18 +122,20 @@ def values_here(values: Sequence[float], source: Source, search: Search, base: M
         reward = objective_table.joint_reward(objectives, search.settings.reward_weight, *values, known.q_base, known.q_real, known.m_base,
                                               source.yardstick[objectives.memorization])
         return None if reward is None else [reward]
-    return [scaled(value, known.scores[name][0], source.yardstick[name], base[name][0], here)
+    return [scaled(value, known.scores[name], [source.yardstick[f"{name}{end}"] for end in ("", "_low", "_high")], base[name][0], here)
             for name, value, here in zip(objectives.names, values, yardstick)]
 
 
-def scaled(value: float, base: float, yardstick: float, new_base: float, new_yardstick: float) -> float:
-    """Along the line on which base and yardstick of one study are those of the other; shifted only where the source's are the same.
+def scaled(value: float, base: Sequence[float], yardstick: Sequence[float], new_base: float, new_yardstick: float) -> float:
+    """Along the line on which base and yardstick of one study, (value, low, high), are those of the other. Shifted only where the source's intervals
+    overlap, so that noise would be the scale, or where the line would turn better into worse.
 
-    >>> scaled(3.0, base=5.0, yardstick=1.0, new_base=50.0, new_yardstick=10.0)
+    >>> scaled(3.0, base=(5.0, 4.9, 5.1), yardstick=(1.0, 0.9, 1.1), new_base=50.0, new_yardstick=10.0)
     30.0
     """
-    slope = (new_yardstick - new_base) / (yardstick - base) if yardstick != base else 1.0
-    return new_base + (value - base) * slope
+    overlap = max(base[1], yardstick[1]) <= min(base[2], yardstick[2]) or base[0] == yardstick[0]
+    slope = 0.0 if overlap else (new_yardstick - new_base) / (yardstick[0] - base[0])
+    return new_base + (value - base[0]) * (slope if slope > 0 else 1.0)
 
 
 def enqueued(search: Search, path: str) -> list[Candidate]:

@@ -144,7 +144,7 @@ def evaluated_at(store: Store, trial_id: int) -> set[int]:
 
 def hypervolumes(store: Store, study_id: int) -> list[float]:
     """As trials were finished, from the first that was finished with or after the yardstick on. Where a worker ended before it had measured, it
-    is that of before, since a front does not shrink."""
+    is that of before: a front shrinks only where a repeat lowers the mean of one of its points."""
     query = ("SELECT h.hypervolume FROM trials t JOIN peft_pareto.leases l USING (trial_id) LEFT JOIN peft_pareto.hypervolumes h USING (trial_id) "
              "WHERE t.study_id = :study AND t.state IN ('COMPLETE', 'PRUNED') ORDER BY l.settled_at, t.number")
     found: list[float] = []

@@ -41,7 +41,7 @@ from storage.plain import as_stored, clean, dumped, number, optional
 from storage.rungs import KnownRung, RungRow, known_rungs, record_rung, replicates_of, rungs_since
 from storage.store import Store
 
-__all__ = ["CandidateRow", "KnownRung", "RunningTrial", "RungRow", "Started", "Taken", "describe", "expire", "find_duplicate",
+__all__ = ["CandidateRow", "KnownRung", "RunningTrial", "RungRow", "Started", "Taken", "describe", "expire", "failed_trials", "find_duplicate",
            "is_held", "known_rungs", "leave", "next_number", "record_hypervolume", "record_rung", "replicates_of", "rungs_since",
            "running_trials", "start", "take", "tell"]  # fmt: skip
 
@@ -99,7 +99,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class RunningTrial:
-    """A trial under way, or left and waiting to be taken up. `distributions`: as in RungRow."""
+    """A trial under way, or left and waiting to be taken up; or one that failed. `distributions`: as in RungRow."""
 
     trial_id: int
     number: int
@@ -271,6 +271,18 @@ def running_trials(store: Store, study_id: int, known: Collection[int] = ()) -> 
         "d.json AS distributions FROM trials t JOIN peft_pareto.candidates c USING (trial_id) "
         "LEFT JOIN peft_pareto.distributions d ON d.distributions_id = c.distributions_id AND t.number <> ALL (CAST(:known AS integer[])) "
         "WHERE t.study_id = :study AND t.state IN ('RUNNING', 'WAITING') ORDER BY t.number"
+    )
+    with leases.translated(), store.at_once.connect() as connection:
+        return [RunningTrial(**row._mapping) for row in connection.execute(text(query), {"study": study_id, "known": list(known)})]
+
+
+def failed_trials(store: Store, study_id: int, known: Collection[int] = ()) -> list[RunningTrial]:
+    """Trials that failed by their own cause and whose parameters are known, by number. known: numbers of those that are left out."""
+    query = (
+        "SELECT t.trial_id, t.number, c.root, c.repeat, c.steps, c.parameters, d.json AS distributions FROM peft_pareto.leases l "
+        "JOIN trials t USING (trial_id) JOIN peft_pareto.candidates c USING (trial_id) JOIN peft_pareto.distributions d USING (distributions_id) "
+        "WHERE l.study_id = :study AND l.outcome = 'failed' AND l.own_cause AND t.number <> ALL (CAST(:known AS integer[])) "
+        "AND c.parameters <> '{}' ORDER BY t.number"
     )
     with leases.translated(), store.at_once.connect() as connection:
         return [RunningTrial(**row._mapping) for row in connection.execute(text(query), {"study": study_id, "known": list(known)})]

@@ -42,6 +42,16 @@ def test_violated_bounds_are_told_by_name() -> None:
     assert constraints.told({}) == ""
 
 
+def test_samplers_see_shares_of_limits_in_the_order_of_names() -> None:
+    given = dict(max_memory="4GiB", max_seconds=30.0, require="copy_rate<=0.05,loss_gap<=0", max_trainable="1%")
+    measured = Scores({"copy_rate": Estimate(0.1, 0, 1), "loss_gap": Estimate(0.2, 0, 1)})
+    parsed = constraints.parse(Settings(**given))
+    found = parsed.after(measured, trainable=3_000, total=100_000, seconds=45.0, memory=5 * 2**30)
+    assert sorted(found) == ["max-memory 4GiB", "max-seconds 30", "max-trainable 1%", "require copy_rate<=0.05", "require loss_gap<=0"]
+    assert parsed.shares(found) == pytest.approx([0.25, 0.5, 2.0, 1.0, 0.2])
+    assert parsed.shares({"of another launch": 7.0}) == [7.0]
+
+
 @pytest.mark.parametrize("given, words", [
     ({"max_trainable": "much"}, "--max-trainable much: .* write 500000 or 1%"), ({"max_trainable": "101%"}, "--max-trainable 101%"),
     ({"max_trainable": "0"}, "--max-trainable 0"), ({"max_memory": "24 apples"}, "--max-memory 24 apples: .*24GiB"), ({"max_memory": "-1GiB"}, "--max-memory -1GiB"),

@@ -216,6 +216,28 @@ def test_fixed_answers_are_given_and_the_rest_is_sampled(sampler: str) -> None:
         life.proposer.propose(40, {"kind": "z"})
 
 
+def test_nsga2_learns_what_it_did_not_propose() -> None:
+    def rebuilt(points: list[Point]) -> Proposer:
+        proposer = Proposer("nsga2", 3, TWO, without_steps, RUNGS)
+        for point in points:
+            proposer.learn(point)
+        return proposer
+
+    known = Proposer("nsga2", 3, TWO, without_steps, RUNGS).propose(0)
+    others = [Point(-1 - place, 200, True, {"place": 0.7 + place / 1000}, known.distributions, [1.0, 1.0]) for place in range(2 * POPULATION)]
+    proposer, points = rebuilt(others), list(others)
+    for number in range(2 * POPULATION):
+        proposal = proposer.propose(number)
+        points.append(Point(number, 200, True, proposal.parameters, proposal.distributions, [2.0, 2.0], [], proposal.system_attrs))
+        proposer.learn(points[-1])
+        if number % 7 == 0:  # an enqueued one
+            points.append(Point(100 + number, 200, True, {"place": 0.5}, known.distributions, [3.0, 3.0]))
+            proposer.learn(points[-1])
+        assert rebuilt(points).propose(number + 1) == proposer.propose(number + 1)
+    bred = [point.parameters["place"] for point in points if 0 <= point.number < 100]
+    assert sum(0.69 < place < 0.73 for place in bred) > len(bred) / 2
+
+
 def test_a_trial_with_all_answers_fixed_belongs_to_a_generation() -> None:
     proposal = Proposer("nsga2", 3, TWO, conditional, RUNGS).propose(0, {"kind": "a", "idle": 0, "steps": 200})
     assert proposal.system_attrs == {"NSGAIISampler:generation": 0}
@@ -250,6 +272,78 @@ def test_a_failed_trial_teaches_nsga2_what_it_reached() -> None:
     life.proposer.end(0)
     trial, = life.proposer.history.study.get_trials(states=(TrialState.COMPLETE,))
     assert trial.params["steps"] == 67
+
+
+def steep(trial: Any) -> tuple[float, int, float]:
+    """The faster it learns the better, until it diverges."""
+    return trial.suggest_float("rate", 0, 1), trial.suggest_categorical("rank", [2, 4, 8, 16]), trial.suggest_float("other", 0, 1)
+
+
+def gentle(candidate: tuple[float, int, float], steps: int) -> list[float]:
+    rate, rank, other = candidate
+    return [5 * (1 - rate) * (1.3 if steps < 200 else 1) + 0.3 * other, 0.5 * rate * rank / 16 * steps / 200 * (1 - other / 2)]
+
+
+@pytest.mark.parametrize("sampler", ["auto", "gp"])
+def test_where_trials_fail_no_more_are_proposed_than_by_chance(sampler: str) -> None:
+    proposer, failed = Proposer(sampler, 1, TWO, steep, (67, 200)), 0
+    for number in range(40):
+        proposal = proposer.propose(number)
+        if proposal.candidate[0] > 0.75:
+            failed += 1
+            proposer.fail(number, proposal.parameters, proposal.distributions)
+            continue
+        for steps in (67, 200):
+            proposer.learn(Point(number, steps, steps == 200, proposal.parameters, proposal.distributions, gentle(proposal.candidate, steps)))
+    assert failed <= 10, "a quarter of all"
+
+
+@pytest.mark.parametrize("sampler", ["auto", "gp", "tpe"])
+def test_failures_and_rungs_are_known_the_same_in_whichever_order_they_come(sampler: str) -> None:
+    source, early, late = (Proposer(sampler, 1, TWO, steep, (67, 200)) for _ in range(3))
+    known = [source.propose(number) for number in range(24)]
+    failed = [number for number in range(24) if number % 3 == 1]
+    for number in failed:
+        early.fail(number, known[number].parameters, known[number].distributions)
+    for number in set(range(24)) - set(failed):
+        point = Point(number, 200, True, known[number].parameters, known[number].distributions, gentle(known[number].candidate, 200))
+        for proposer in (source, early, late):
+            proposer.learn(point)
+        assert late.propose(99) == source.propose(99)
+    for number in reversed(failed):
+        late.started(number, known[number].parameters, known[number].distributions)
+        late.fail(number, known[number].parameters, known[number].distributions)
+    assert early.propose(50) == late.propose(50) != source.propose(50)
+    complete = early.history.study.get_trials(states=(TrialState.COMPLETE,))
+    worst = [max(trial.values[place] for trial in complete[len(failed):]) for place in (0, 1)]
+    assert [trial.values for trial in complete[:len(failed)]] == [worst] * len(failed)
+
+
+@pytest.mark.parametrize("sampler", ["auto", "gp", "tpe"])
+def test_a_failed_trial_is_never_better_than_another(sampler: str) -> None:
+    """Where all violate a bound, it does so too."""
+    life = Life(sampler, without_steps, lambda place, steps: [place, -place], violations=lambda place: [1.0 + place], constrained=True).run(12)
+    proposal = life.proposer.propose(12)
+    life.proposer.fail(12, proposal.parameters, proposal.distributions)
+    life.proposer.propose(13)
+    failed, *others = life.proposer.history.study.get_trials(states=(TrialState.COMPLETE,))
+    assert failed.constraints == {"0": max(trial.constraints["0"] for trial in others)}
+    assert failed.values == [max(trial.values[place] for trial in others) for place in (0, 1)]
+
+
+@pytest.mark.parametrize("sampler", ["auto", "gp"])
+def test_what_another_study_evaluated_is_not_avoided(sampler: str) -> None:
+    """Its worst ten of a hundred candidates were left: those who avoid the rest have nothing else to propose."""
+    def small(trial: Any) -> tuple[int, int]:
+        return trial.suggest_int("method", 0, 9), trial.suggest_int("rank", 0, 9)
+
+    proposer = Proposer(sampler, 0, TWO, small, (67, 200))
+    known = proposer.propose(0)
+    for place in range(90):
+        method, rank = divmod(place, 10)
+        proposer.learn(Point(-1 - place, 200, True, {"method": method, "rank": rank}, known.distributions, [method + rank / 3, method + 3 - rank / 3]))
+    assert all(proposer.propose(number).candidate[0] < 3 for number in range(3))
+    assert {proposer.propose(number, at_random=True).candidate[0] for number in range(3, 7)} != {9}, "at random too"
 
 
 @pytest.mark.parametrize("sampler", MODELS)

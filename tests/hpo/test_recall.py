@@ -39,7 +39,7 @@ def resumed(search: Search, opened: Callable) -> tuple[list, list]:
     return [asked.candidate for asked, _ in runs], [how for _, how in runs]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "random", "auto"])
 def test_a_resumed_study_goes_on_as_an_unbroken_one(sampler: str, searching: Callable[..., Search], opened: Callable) -> None:
     same = dict(trials=99, sampler=sampler, baselines=False, seed=3)
     whole, ends = unbroken(searching(**same))
@@ -67,7 +67,7 @@ def test_what_was_read_when_the_server_went_away_is_read_again(settings: dict, s
     for _ in range(4):
         run(other, scored)
     wanted = known(beside(search, opened))
-    reads = [(trials, "running_trials"), (trials, "rungs_since"), (standing, "system_attributes"), (results, "references")]
+    reads = [(trials, "running_trials"), (trials, "rungs_since"), (trials, "failed_trials"), (standing, "system_attributes"), (results, "references")]
     for module, name in reads:
         reading = getattr(module, name)
 
@@ -113,6 +113,31 @@ def test_who_knows_rungs_that_a_fail_over_lost_learns_all_anew() -> None:
     assert known(search) == known(late) and sorted(search.recall.pruner.trials[asked.number].values) == [asked.rungs[1]]
     for each in (search, late):
         each.store.close()
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "auto", "random"])
+def test_trials_that_failed_by_their_own_cause_are_known_to_all(sampler: str, searching: Callable[..., Search], opened: Callable) -> None:
+    search, own = searching(trials=99, sampler=sampler, baselines=False, seed=3, pruner="none"), []
+    for place in range(TRIALS):
+        asked = asks(search)
+        if place % 4 == 1:
+            own.append(asked.number)
+            if len(asked.rungs) > 1:  # fails later
+                rung(search, asked, asked.rungs[0], *scored(asked, asked.rungs[0]))
+            search.fail(asked, "TrainingDiverged: the loss is NaN", own_cause=True)
+        else:
+            run(search, scored, asked)
+    late = beside(search, opened)
+    late.recall.refresh()
+    search.recall.refresh()
+    assert late.recall.failed == search.recall.failed == set(own)
+    if sampler != "random":
+        assert sorted(late.recall.proposer.history.failed) == own
+        assert {point.number for point in late.recall.proposer.history.points} & set(own), "rungs that were evaluated stay"
+    assert late.recall.proposer.propose(TRIALS) == search.recall.proposer.propose(TRIALS)
+    search.fail(asks(search), "ConnectionError: gone", own_cause=False)
+    late.recall.refresh()
+    assert late.recall.failed == set(own), "what the machine is to blame for says nothing of the candidate"
 
 
 def known(search: Search) -> tuple:

@@ -417,7 +417,7 @@ def test_measured_bounds_keep_a_point_off_the_front_and_are_handed_to_the_sample
     assert query("SELECT feasible FROM rung_scores WHERE study = :s ORDER BY trial", s=search.settings.study) == [(True,), (False,)]
     search.recall.refresh()
     known = search.recall.proposer.history.study.get_trials(states=[TrialState.COMPLETE])
-    assert [sorted(each.constraints.values()) for each in known] == [pytest.approx([-9.0, -3.0, -0.95]), pytest.approx([-9.0, -4.0, 0.05])]
+    assert [sorted(each.constraints.values()) for each in known] == [pytest.approx([-0.9, -0.6, -0.95 / 2.05]), pytest.approx([-0.9, -0.8, 0.05 / 2.05])]
 
 
 def test_a_constraint_that_no_random_proposal_meets_is_refused_before_the_first_trial(searching: Searching, states: Callable) -> None:
@@ -462,6 +462,14 @@ def test_a_front_that_no_longer_grows_ends_the_study(searching: Searching, finis
     assert search.ask() == Ended(0, "the front is stable: its hypervolume grew by less than 1% over the last 3 finished trials")
     volumes = standing.hypervolumes(search.store, search.id)
     assert len(volumes) == 7 and volumes == sorted(volumes) and volumes[-1] < 1.01 * volumes[3]
+
+
+def test_a_front_that_a_repeat_made_smaller_is_not_stable_while_it_grows(searching: Searching, monkeypatch) -> None:
+    monkeypatch.setattr("hpo.ending.STABLE_TRIALS", 3)
+    search = searching(until_stable=True)
+    for volumes, stable in (([5.0, 4.0, 4.5, 4.8], False), ([5.0, 4.0, 4.0, 4.01], True), ([5.0, 5.0, 5.02], False), ([5.0, 5.0, 5.02, 5.02], True)):
+        monkeypatch.setattr(standing, "hypervolumes", lambda store, study, volumes=volumes: volumes)
+        assert (search.ending.stable() is not None) == stable, volumes
 
 
 def test_an_unstable_front_or_another_wish_goes_on(searching: Searching, finish: Callable, monkeypatch) -> None:

@@ -594,6 +594,16 @@ def test_an_enqueued_trial_that_is_not_worth_running_ends_as_it_is_described(stu
     assert made.state(taken) == "RUNNING"
 
 
+def test_what_failed_by_its_own_cause(study: Callable) -> None:
+    made = study()
+    for own in (False, True):
+        trials.tell(made.store, _start_with(made, f"a {own} {made.id}").trial_id, "failed", state="FAIL", reason="NaN", own_cause=own)
+    trials.start(made.store, made.id, request=f"bad {made.id}", candidate=None, parameters={}, distributions={}, internal={}, outcome="failed")
+    (failed,) = trials.failed_trials(made.store, made.id)
+    assert failed.number == 1 and failed.parameters == PARAMETERS and '"rank"' in failed.distributions
+    assert trials.failed_trials(made.store, made.id, known=[1]) == []
+
+
 def test_sizes_and_what_runs(study: Callable) -> None:
     made = study()
     trial = _start_with(made, f"a {made.id}")
