@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hpo.settings import Settings
     from hpo.study import Search
 
-UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+UNITS = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 ENDS = ("value", "low", "high")
 PROPOSALS = 1000  # random ones of which one must be within what is known before a training
 LEAST_LIMIT = 1e-9  # of which shares are taken; those of 0 are infinite
@@ -117,7 +117,12 @@ def check_reachable(search: Search) -> None:
         counts += [] if count is None else [count]
     if counts:
         raise BadSetting(f"--{search.constraints.size.name}: none of {PROPOSALS:,} random proposals meets it, the smallest trains {min(counts):,} parameters "
-                         f"({min(counts) / total:.3%} of the U-Net): allow as many, or take another --space or --methods")
+                         f"({allowing(min(counts), total)} of the U-Net): allow as many, or take another --space or --methods")
+
+
+def allowing(count: int, total: int) -> str:
+    """A share of `total` that allows `count`, rounded up, as --max-trainable takes it."""
+    return f"{min(count * 100_000 // total + 1, 100_000) / 1000:.3f}%"
 
 
 def amount(text: str) -> tuple[float, bool]:
@@ -133,7 +138,7 @@ def bytes_of(text: str) -> float:
     found = re.fullmatch(rf"\s*({NUMBER})\s*([A-Za-z]*)\s*", text)
     size = 0.0 if found is None else float(found[1]) * UNITS.get(found[2].upper(), 0)
     if not 0 < size < math.inf:
-        raise BadSetting(f"--max-memory {text}: it is a number of bytes above 0 and finite with a unit, write one like 24GiB or 512MiB")
+        raise BadSetting(f"--max-memory {text}: it is a number of bytes above 0 and finite with a unit, also B, write one like 24GiB or 512MiB")
     return size
 
 

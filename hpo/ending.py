@@ -18,7 +18,7 @@ MOST_INFEASIBLE = 1000  # in a row: then the constraints are too hard to go on
 LEAST_FAILURES, FAILURE_SHARE = 10, 0.2  # DESIGN, decision 1: max(10, N / 5) failed trials are replaced
 STABLE_TRIALS, STABLE_GROWTH = 20, 0.01  # --until-stable: finished trials, and how much the hypervolume must grow over them
 NO_REWARD = ("joint_reward is not defined: the yardstick does not copy more than the untouched base, or the base is no worse than real pictures; "
-             "train longer (--steps) or on fewer pictures (--train-images)")
+             "train longer (--steps) or on fewer pictures (--train-images), in a study of another name (--study)")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Ending:
         if counts.duplicates_in_a_row >= MOST_DUPLICATES and not counts.waiting and self.search.agenda.next(counts) is None:
             return self.exhausted(failed)
         if counts.infeasible_in_a_row >= MOST_INFEASIBLE and not counts.waiting and self.search.agenda.next(counts) is None:
-            return Ended(1, f"{counts.infeasible_in_a_row} proposals in a row violated --{self.search.constraints.size.name}: loosen it, or take another --space")
+            return Ended(1, f"{counts.infeasible_in_a_row} proposals in a row violated --{self.search.constraints.size.name}: loosen it or take another "
+                            "--space, in a study of another name (--study)")
         if self.search.settings.until_stable and (said := self.stable()):
             return Ended(0, said)
         return self.rewardless() if self.search.objectives.is_joint_reward else None

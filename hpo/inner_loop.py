@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -100,7 +100,9 @@ class InnerLoop:
     The U-Net is the untouched base, bit for bit, before and after `evaluate`, also when that raises.
     """
 
-    def __init__(self, settings: Settings, device: str, on_stage: Stage = lambda stage: None):
+    def __init__(self, settings: Settings, device: str, on_stage: Stage = lambda stage: None,
+                 accept: Callable[[Mapping[str, str | int]], object] = lambda identity: None):
+        """accept: is given the identity before anything is measured, and raises what refuses it."""
         on_stage("loading the base model")
         self.settings, self.device = settings, device
         self.pipeline = base_model.load(model_folder(settings), device, AUTOCAST[settings.precision])
@@ -110,6 +112,7 @@ class InnerLoop:
         self.encoder = encoders.load(encoder_spec(settings), device)
         on_stage("filling the caches")
         self.prepared: Prepared = prepare(settings, self.pipeline, self.resolution)
+        accept(self.identity)
         self.states = torch.from_numpy(np.array(self.prepared.states)).to(device)
         self.captions = CaptionEncoder(self.pipeline.source, device, known=([*self.prepared.captions, ""], self.states))
         self.scheduler = self.pipeline.scheduler()

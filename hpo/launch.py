@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -38,6 +39,7 @@ def search(settings: Settings, console: Console | None = None) -> Found:
     """
     from hpo import keeping, picture
     from hpo.identity import identity, resolution_of
+    from hpo.plan import checked
     from hpo.preparation import dealt_sides
     from hpo.progress import Display
     from hpo.study import Search
@@ -51,6 +53,7 @@ def search(settings: Settings, console: Console | None = None) -> Found:
     store = open_store(url, upgrade=True)
     dealt = dealt_sides(settings, resolution_of(settings))
     what = identity(settings, dealt)
+    checked(store, settings, what, queue_of)  # before anything is made of a launch that is refused
     home.study_folder(settings.out, settings.study).mkdir(parents=True, exist_ok=True)
     study = Search(store, settings)
     registered = study.register(settings.trials, what, queue_of(study))
@@ -114,9 +117,26 @@ def announce(settings: Settings, study, registered, warnings: list[str], console
     counts = leases.counts(study.store, study.id)
     verb = "new" if registered.created else f"resumed with {counts.finished} finished"
     say(console, f"study {settings.study} ({verb}): {registered.trials} trials of {', '.join(study.objectives.names)}")
+    changed = changes(registered)
+    if changed:
+        say(console, f"{changed}, for workers that run too")
     for warning in (*tried.warnings(settings.engine), *warnings):
         say(console, f"warning: {warning}")
     say(console, keeping.disk_need(model_folder(settings), settings.keep, registered.trials))
+
+
+def changes(registered) -> str:
+    """In words what this launch has replaced of the study's ends, empty if nothing."""
+    if registered.before is None:
+        return ""
+    pairs = {"--trials": (registered.before.trials, registered.trials),
+             "the end of --hours": tuple(time_of(each.settings["free"].get("deadline")) for each in (registered.before, registered))}
+    return "; ".join(f"{name} was {former}, is {now} now" for name, (former, now) in pairs.items() if former != now)
+
+
+def time_of(deadline: float | None) -> str:
+    """A deadline in words, by the clock of this machine."""
+    return "none" if deadline is None else f"{datetime.fromtimestamp(deadline):%Y-%m-%d %H:%M}"
 
 
 def show(settings: Settings, study, console: Console, status: int) -> Found:
@@ -138,10 +158,19 @@ def show(settings: Settings, study, console: Console, status: int) -> Found:
     if rows:
         table.render(rows, "table", study.objectives.names, out)
     else:
-        say(out, "no evaluated rung meets the constraints, so there is no front" if points else "no rung is evaluated yet, so there is no front")
+        say(out, f"{without_front(study, points)}, so there is no front")
     for line in closing(settings, study, known, found):
         say(out, line)
     return found
+
+
+def without_front(study, points: list[dict]) -> str:
+    """Why a study without a point on the front has none. points: rows of the view rung_scores."""
+    if not points:
+        return "no rung is evaluated yet"
+    if study.objectives.is_joint_reward and all(row["joint_reward"] is None for row in points):
+        return "joint_reward is known of no evaluated rung, since no yardstick has given one"
+    return "no evaluated rung meets the constraints"
 
 
 def closing(settings: Settings, study, known, found: Found) -> Iterator[str]:

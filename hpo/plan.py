@@ -11,7 +11,7 @@ from hpo import objectives
 from hpo.settings import Settings
 from hpo.study import Search
 from storage import embedded, leases, results
-from storage.errors import UnknownStudy
+from storage.errors import ForeignStudy, UnknownStudy
 from storage.store import Store, open_store
 
 
@@ -24,18 +24,26 @@ class Left:
 
 
 def left(settings: Settings, what: dict[str, str | int], queue_of: Callable[[Search], list]) -> Left:
-    """Raises what a launch raises before its first trial. what: the identity of model and data. queue_of: what reads --enqueue and --warm-start."""
-    store = known_store(settings.storage)
+    """As `checked`, of a store that is not made."""
+    search = checked(known_store(settings.storage), settings, what, queue_of)
+    return of_known(search) if search is not None else Left(settings.trials, f"{settings.study} is new: {settings.trials} trials to run")
+
+
+def checked(store: Store | None, settings: Settings, what: dict[str, str | int], queue_of: Callable[[Search], list]) -> Search | None:
+    """The study, None if it is new. Raises what a launch raises before its first trial, and makes no study. what: the identity of model and data.
+    queue_of: what reads --enqueue and --warm-start."""
     if store is None and settings.warm_start is not None:
         raise UnknownStudy(settings.warm_start, ())
     is_there = store is not None and settings.study in results.study_names(store)
+    if store is not None and not is_there and results.is_foreign(store, settings.study):
+        raise ForeignStudy(settings.study)
     search = Search(store, settings, None if is_there else in_memory(settings))
+    if is_there:
+        search.check_others(settings.trials)
+        results.compare(store, search.id, search.binding(what), search.free(), objectives=search.objectives.names, reward_weight=settings.reward_weight)
     queue_of(search)
     search.check()
-    if not is_there:
-        return Left(settings.trials, f"{settings.study} is new: {settings.trials} trials to run")
-    results.compare(store, search.id, search.binding(what), search.free(), objectives=search.objectives.names, reward_weight=settings.reward_weight)
-    return of_known(search)
+    return search if is_there else None
 
 
 def of_known(search: Search) -> Left:
@@ -58,5 +66,6 @@ def known_store(url: str | None) -> Store | None:
 
 def in_memory(settings: Settings) -> optuna.Study:
     """A study of that name that nobody else sees, since there is none."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(study_name=settings.study, directions=objectives.parse(settings.objectives).directions,
                                sampler=optuna.samplers.RandomSampler(seed=settings.seed))

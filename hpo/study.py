@@ -125,7 +125,7 @@ class Search:
         """Create the study's row or join it; None: a worker that joins. queue: what is run before anything is proposed. Raises SettingsDiffer where a setting
         that means something differs."""
         if asked_for is not None:
-            self.check_code()
+            self.check_others(asked_for)
             self.check()
         directions = {name: score.direction for name, score in SCORES.items()}
         try:
@@ -143,8 +143,9 @@ class Search:
         warm_start.settle(self, launches=asked_for is not None)
         return registered
 
-    def check_code(self) -> None:
-        """Raises BadSetting where workers run trials with another version of this program: their scores would be taken for this one's."""
+    def check_others(self, asked_for: int) -> None:
+        """Raises BadSetting where others run trials of this study that a launch would spoil: with another version of this program, whose scores would be
+        taken for this one's, or for more trials than it asks for."""
         if results.settings(self.store, self.id) is None:
             return
         trials.expire(self.store, self.id)
@@ -152,6 +153,10 @@ class Search:
         if counts.running and counts.code not in (None, code.content_hash()):
             raise BadSetting(f"study {self.settings.study!r} has {counts.running} trials that run with another version of this program ({counts.code}, this one "
                              f"is {code.content_hash()}): wait until they have ended, or stop its workers, then launch again")
+        if counts.running and asked_for < counts.trials:
+            raise BadSetting(f"--trials {asked_for}: study {self.settings.study!r} runs now for {counts.trials} trials, {counts.finished} of them finished and "
+                             f"{counts.running} running, and would be cut down: give --trials {counts.trials} or more, or stop the other launch and its "
+                             "workers first (trials of a killed one are given up within a minute)")
 
     def check(self) -> None:
         """Raises BadSetting where nothing can be proposed, or nothing that meets what is known before a training."""

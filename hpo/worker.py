@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo import code, home, keeping, stopping
 from hpo.command import INTERRUPTED, Parser, decimal, leave, one_line_errors, store_url, whole
-from hpo.engines.base import STOP_SECONDS
+from hpo.engines.base import MOST_THREADS, STOP_SECONDS
 from hpo.errors import BadSetting
 from hpo.settings import Settings, check_device
 from hpo.stopping import Stopped
@@ -26,7 +26,7 @@ from storage.store import Store, open_store, worker_name
 
 if TYPE_CHECKING:
     from hpo.ending import Ended
-    from hpo.study import Asked
+    from hpo.study import Asked, Search
 
 log = logging.getLogger("hpo.worker")
 
@@ -48,6 +48,12 @@ def settings_of(stored: Mapping[str, Any]) -> Settings:
     paths = {name: stored["free"].get(name) for name in PATHS}  # in `binding` these names are content hashes
     fields = Settings().to_json()
     return Settings.from_json({name: value for name, value in {**known, **paths}.items() if name in fields and value is not None})
+
+
+def own_paths(search: Search) -> dict[str, str]:
+    """The paths that a launch hands on to its workers: those in the study are of whoever launched it last, maybe on a machine with other folders."""
+    given = search.free()
+    return {name: given[name] for name in OWN_PATHS if given[name] is not None} | {"checkpoints": given["checkpoints"] or given["out"]}
 
 
 def opened(url: str) -> Store:
@@ -94,8 +100,8 @@ class Worker:
         self.search = retrying(lambda: Search(store, settings))
         check_writable(settings)
         with memory_named(LOADING, settings):
-            self.inner = InnerLoop(settings, chosen, lambda stage: log.info("%s", stage))
-        retrying(lambda: self.search.register(None, self.inner.identity))
+            self.inner = InnerLoop(settings, chosen, lambda stage: log.info("%s", stage),
+                                   accept=lambda identity: retrying(lambda: self.search.register(None, identity)))
         retrying(self.record_references)
         self.away_since: float | None = None
         self.running: Generator[int, None, str] | None = None  # a trial between two rungs
@@ -228,8 +234,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--with-parent", action="store_true", help="end when standard input closes, as launch's own workers do")
     given = parser.parse_args(arguments)
     check_device(given.device)
-    if given.threads < 1:
-        raise BadSetting(f"--threads {given.threads}: it must be at least 1")
+    if not 1 <= given.threads <= MOST_THREADS:
+        raise BadSetting(f"--threads {given.threads}: it must be from 1 to {MOST_THREADS}, give such a number or leave the flag out")
+    if not given.wait >= 0:
+        raise BadSetting(f"--wait {given.wait:g}: it is a number of seconds from 0 on, give such a number or leave the flag out")
+    for name in OWN_PATHS:
+        if getattr(given, name) == "":
+            raise BadSetting(f"--{name} '': it is empty, name something or leave the flag out")
     stopping.on_signals(signal.SIGTERM, signal.SIGINT)
     if given.with_parent:
         die_with_parent()

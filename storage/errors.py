@@ -50,9 +50,10 @@ class SettingsDiffer(StorageError):
         """places: where the stored and the given content came from, if the two values are hashes of contents."""
         self.name, self.stored, self.given = name, stored, given
         of = ("", "") if places is None else (f" ({places[0]})", f" ({places[1]})")
+        way = "use the stored value" if places is None else f"give --{name} as it was ({places[0]})"
         super().__init__(
             f"setting {name!r} is {stored!r}{of[0]} in the stored study but {given!r}{of[1]} in this run, and scores could not be "
-            "compared: use the stored value, or another study name"
+            f"compared: {way}, or another study name"
         )
 
 

@@ -18,15 +18,17 @@ from storage.store import Store
 LEASE_SECONDS = 60.0
 NEWEST_RUNGS = 200  # whose trials say how long a trial takes
 NOT_SET = "(not set)"
+CONTENT = "_content"  # after the name of a setting: bound is a hash of what it names
 
 
 @dataclass(frozen=True)
 class Registered:
-    """A study as it is stored: `trials` asked for in all, `created` whether this call made it."""
+    """A study as it is stored: `trials` asked for in all, `created` whether this call made it, `before` what it replaced."""
 
     trials: int
     settings: Mapping[str, Any]
     created: bool
+    before: Registered | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def register(
             return Registered(asked_before, stored, created=False)
         query = "SELECT peft_pareto.relaunch(:id, :trials, CAST(:settings AS jsonb))"
         connection.execute(text(query), {"id": study_id, "trials": int(trials), "settings": json.dumps(given)})
-        return Registered(int(trials), given, created=False)
+        return Registered(int(trials), given, created=False, before=None if asked_before is None else Registered(asked_before, stored, created=False))
 
 
 def discard(store: Store, study_id: int) -> None:
@@ -131,6 +133,13 @@ def discard(store: Store, study_id: int) -> None:
 def compare(store: Store, study_id: int, binding: Mapping[str, Any], free: Mapping[str, Any], *, objectives: Sequence[str], reward_weight: float) -> None:
     """Raises SettingsDiffer where `register` would for a study that is registered; writes nothing."""
     _compare(settings(store, study_id), as_stored({"binding": {**binding, **_fixed(objectives, reward_weight)}, "free": dict(free)}))
+
+
+def is_foreign(store: Store, name: str) -> bool:
+    """Whether an unregistered study has trials that were started, so that `register` would raise ForeignStudy."""
+    query = "SELECT EXISTS (SELECT FROM studies s JOIN trials t USING (study_id) WHERE s.study_name = :name AND t.state <> 'WAITING')"
+    with leases.translated(), store.at_once.connect() as connection:
+        return connection.scalar(text(query), {"name": name})
 
 
 def study_id(store: Store, name: str) -> int:
@@ -328,7 +337,7 @@ def _fixed(objectives: Sequence[str], reward_weight: float) -> dict[str, Any]:
 
 
 def _compare(stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    one, other = stored["binding"], given["binding"]
+    one, other = ({name.removesuffix(CONTENT): value for name, value in each["binding"].items()} for each in (stored, given))
     # In the order that was given: contents come last, since they follow from other settings.
     for name in (*other, *(name for name in one if name not in other)):
         if one.get(name, NOT_SET) != other.get(name, NOT_SET):

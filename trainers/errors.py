@@ -54,8 +54,8 @@ class NoMemory(TrainerError):
 
     def __init__(self, words: str, said: str, batch_size: int):
         self.words, self.said, self.batch_size = words, said, batch_size
-        super().__init__(f"out of memory with {words} ({said.rstrip('.')}): lower --batch-size {batch_size}, raise --accumulate, "
-                         "or add --gradient-checkpointing")
+        super().__init__(f"out of memory with {words} ({said.rstrip('.')}): raise --accumulate, add --gradient-checkpointing, "
+                         f"or lower --batch-size {batch_size}, with another study name")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -22,6 +22,7 @@ GIB = 1 << 30
 WORKER_GIB = 1.5  # of memory that a worker with the miniature may take
 LEAST_GIB = 0.5  # that it takes at least: two, launch and the database took 1.3 together (docs/speed.md)
 MOST_A_CORE = 16  # workers: more would only wait for one another
+MOST_THREADS = 1024  # of a worker: no machine has so many cores for one
 MOST_DEATHS = 3  # of workers beyond one of each, while no trial gets to a rung: more would be a loop
 
 
@@ -42,7 +43,7 @@ class Engine(ABC):
 
     @abstractmethod
     def places(self, settings: Settings) -> int:
-        """How many trials it would run at a time on this machine."""
+        """How many trials it would run at a time. Raises BadSetting where it could run none."""
 
     @abstractmethod
     def run(self, search: Search, url: str, watch: Watch) -> Ended:
@@ -101,7 +102,7 @@ def check_fits(workers: int | None) -> None:
 def threads_for(workers: int) -> int:
     """CPU threads of each of so many workers: OMP_NUM_THREADS if that is set, else an equal share of the cores."""
     told = os.environ.get("OMP_NUM_THREADS", "")
-    return max(int(told) if told.isdecimal() else cores() // workers, 1)
+    return min(max(int(told) if told.isdecimal() else cores() // workers, 1), MOST_THREADS)
 
 
 def memory_gib() -> float:

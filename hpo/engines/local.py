@@ -20,7 +20,7 @@ from hpo.engines.base import STOP_SECONDS, WORKER_GIB, Deaths, Engine, Watch, ch
 from hpo.errors import BadSetting, SearchError
 from hpo.settings import Settings
 from hpo.study import Search
-from hpo.worker import STORAGE_VARIABLE
+from hpo.worker import STORAGE_VARIABLE, own_paths
 from storage import standing
 from storage.retrying import PATIENCE_SECONDS, retrying
 
@@ -107,11 +107,12 @@ class Local(Engine):
         logs = home.study_folder(settings.out, settings.study) / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         deaths = Deaths(count, partial(standing.rung_count, search.store, search.id))
+        paths = [f"--{name}={value}" for name, value in own_paths(search).items()]
         workers: list[WorkerProcess] = []
         watched = -math.inf
         try:
             for i in range(count):
-                workers.append(self.start(settings, url, devices[i % len(devices)], threads, logs / f"worker-{i}.log"))
+                workers.append(self.start(settings, url, devices[i % len(devices)], threads, logs / f"worker-{i}.log", paths))
             while workers:
                 for worker in [each for each in workers if each.process.poll() is not None]:
                     workers.remove(worker)
@@ -122,7 +123,7 @@ class Local(Engine):
                     why = "it hung" if worker.process.returncode == HUNG else f"status {worker.process.returncode}"
                     log.warning("a worker died (%s), starting another; its log is %s", why, worker.log_file)
                     deaths.note(time.monotonic() - worker.started, f"{worker.last_line()} (log: {worker.log_file})")
-                    workers.append(self.start(settings, url, worker.device, threads, worker.log_file))
+                    workers.append(self.start(settings, url, worker.device, threads, worker.log_file, paths))
                 if time.monotonic() - watched > WATCH_SECONDS:
                     watch()
                     watched = time.monotonic()
@@ -131,9 +132,9 @@ class Local(Engine):
             self.stop(workers)
         return retrying(search.state) or Ended(1, "the study has not ended, though all workers have")
 
-    def start(self, settings: Settings, url: str, device: str, threads: int, log_file: Path) -> WorkerProcess:
+    def start(self, settings: Settings, url: str, device: str, threads: int, log_file: Path, paths: list[str]) -> WorkerProcess:
         command = [sys.executable, "-m", "hpo.worker", f"--study={settings.study}", "--device", device, "--threads", str(threads), "--with-parent",
-                   f"--wait={PATIENCE_SECONDS:g}"]  # launch has met the store: if it does not answer now, it restarts
+                   f"--wait={PATIENCE_SECONDS:g}", *paths]  # launch has met the store: if it does not answer now, it restarts
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1", STORAGE_VARIABLE: url}
         with log_file.open("a") as stream:
             # Its own session, so that Ctrl-C reaches launch alone, which then stops its workers in order.

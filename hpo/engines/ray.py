@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -27,7 +28,9 @@ from hpo.engines.ray_actors import Bell, StudyTrial
 from hpo.errors import BadSetting, SearchError
 from hpo.settings import Settings
 from hpo.study import Search
+from hpo.worker import own_paths
 from storage import leases, results, standing
+from storage.cluster import LONGEST_SOCKET
 from storage.errors import StorageError
 from storage.retrying import retrying
 
@@ -46,6 +49,7 @@ ENVIRONMENT = {
 }
 START_RAY = "start one with ray start --head, give launch its RAY_AUTH_MODE and token, or leave the flag out"
 ANSWER_SECONDS = 5.0
+SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest of Ray's in its temporary folder
 MAX_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"  # how many actors start at the same time; 1 if Tune is not told
 
 
@@ -66,9 +70,13 @@ def shares_of(settings: Settings, available: dict[str, float], is_cluster: bool)
     kind = settings.device
     if kind == "auto":
         kind = "cuda" if gpu_count else "cpu"
+    if kind == "cpu" and settings.gpus_per_trial != 1:
+        why = "--device cpu was given" if settings.device == "cpu" else "Ray has no GPU here"
+        raise BadSetting(f"--gpus-per-trial {settings.gpus_per_trial:g}: trials run on the CPU, since {why}; leave the flag out")
     share = 0.0 if kind == "cpu" else settings.gpus_per_trial
     if share > gpu_count:
-        raise BadSetting(f"--gpus-per-trial {share:g}: Ray has {gpu_count:g} GPUs here, so no trial could ever start; {'lower it, or ' * bool(gpu_count)}take --device cpu")
+        raise BadSetting(f"--gpus-per-trial {share:g}: Ray has {gpu_count:g} GPUs here, so no trial could ever start; {'lower it, or ' * bool(gpu_count)}"
+                         f"take --device cpu{' without it' * (settings.gpus_per_trial != 1)}")
     places, held = places_on(gpu_count, share) if share else 0, math.inf if is_cluster else most_workers()
     if share and settings.workers is not None and settings.workers > places:
         fits = fitting_share(int(gpu_count), settings.workers) if settings.workers <= held else 0
@@ -205,6 +213,9 @@ class Ray(Engine):
             check_fits(settings.workers)
 
     def places(self, settings: Settings) -> int:
+        if settings.ray_address is not None:
+            with connected(settings.ray_address) as available:
+                return shares_of(settings, available, is_cluster=True).most
         devices = gpus(settings.device)
         return settings.workers or min(places_on(len(devices), settings.gpus_per_trial) if devices else default_workers([]), settings.trials, most_workers())
 
@@ -218,7 +229,7 @@ class Ray(Engine):
             shares = shares_of(settings, available, settings.ray_address is not None)
             bell = ray.remote(num_cpus=0)(Bell).remote()
             run = Run(search, watch, bell, shares.most, Deaths(shares.most, partial(standing.rung_count, search.store, search.id)))
-            given = {"url": url, "study": settings.study, **asdict(shares), "home": os.environ.get(home.HOME_VARIABLE)}
+            given = {"url": url, "study": settings.study, **asdict(shares), "home": os.environ.get(home.HOME_VARIABLE), "paths": own_paths(search)}
             trainable = tune.with_resources(tune.with_parameters(StudyTrial, given=given, bell=bell), {"cpu": shares.cpus, "gpu": shares.gpus})
             os.environ[MAX_PENDING] = str(shares.most)
             tuner = tune.Tuner(
@@ -253,9 +264,11 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
     former = {name: os.environ.get(name) for name in (*ENVIRONMENT, MAX_PENDING)}
     os.environ.update(ENVIRONMENT)
     asked_to_stop = signal.getsignal(signal.SIGTERM)
-    own = {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    short = contextlib.ExitStack()
     try:
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **({} if address else own))
+        own = {} if address else {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES,
+                                  "_temp_dir": short.enter_context(short_folder())}
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, asked_to_stop)  # Ray's own ends this process at once, and no trial is given back
         for name in ("ray", "ray.tune"):
@@ -263,10 +276,26 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
         yield ray.cluster_resources()
     except ConnectionError as error:
         raise BadSetting(f"--ray-address {address}: no Ray cluster answers there ({str(error).splitlines()[0]}); {START_RAY}") from error
+    except OSError as error:
+        if "AF_UNIX" not in str(error):
+            raise
+        raise BadSetting(f"RAY_TMPDIR {os.environ.get('RAY_TMPDIR')}: the paths of Ray's sockets would be too long in it, set it to a folder with a shorter "
+                         "path, such as /tmp, or unset it") from error
     finally:
         ray.shutdown()
+        short.close()
         for name, value in former.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+@contextlib.contextmanager
+def short_folder() -> Iterator[str | None]:
+    """A folder for what Ray writes on this machine, removed at the end, where the path of its own is too long for its sockets; else None."""
+    if "RAY_TMPDIR" in os.environ or len(os.fsencode(f"{os.environ.get('TMPDIR', '')}/{SOCKET}")) <= LONGEST_SOCKET:
+        yield None
+    else:
+        with tempfile.TemporaryDirectory(prefix="peft-pareto-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+            yield folder
 
 
 def check_address(address: str) -> None:

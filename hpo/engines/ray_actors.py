@@ -56,7 +56,7 @@ class StudyTrial(tune.Trainable):
         try:
             with stopping.interruptible():
                 use_threads(given["threads"])
-                self.worker = Worker(given["url"], given["study"], given["device"])
+                self.worker = Worker(given["url"], given["study"], given["device"], given["paths"])
         except OUR_ERRORS as error:
             self.refused = one_line(error)
         except Stopped:

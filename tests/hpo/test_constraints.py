@@ -54,7 +54,8 @@ def test_samplers_see_shares_of_limits_in_the_order_of_names() -> None:
 
 @pytest.mark.parametrize("given, words", [
     ({"max_trainable": "much"}, "--max-trainable much: .* write 500000 or 1%"), ({"max_trainable": "101%"}, "--max-trainable 101%"),
-    ({"max_trainable": "0"}, "--max-trainable 0"), ({"max_memory": "24 apples"}, "--max-memory 24 apples: .*24GiB"), ({"max_memory": "-1GiB"}, "--max-memory -1GiB"),
+    ({"max_trainable": "0"}, "--max-trainable 0"), ({"max_memory": "24"}, "--max-memory 24: .*24GiB"),
+    ({"max_memory": "24 apples"}, "--max-memory 24 apples: .*24GiB"), ({"max_memory": "-1GiB"}, "--max-memory -1GiB"),
     ({"require": "copy_rate"}, "--require 'copy_rate': .*'copy_rate_high<=0.05'"), ({"require": "copy_rat<=1"}, "'copy_rat' is unknown: take copy_rate"),
     ({"max_memory": "1e300TB"}, "--max-memory 1e300TB: .*finite"), ({"require": "fd<=1e999"}, "--require 'fd<=1e999': the number must be finite"),
     ({"require": "fd>=-1e999"}, "the number must be finite"), ({"max_trainable": "1e999"}, "--max-trainable 1e999"), ({"require": "fd<=many"}, "--require 'fd<=many'"), ({"max_seconds": 0.0}, "--max-seconds 0: it must be above 0")])

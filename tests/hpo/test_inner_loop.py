@@ -177,7 +177,8 @@ def test_out_of_memory_names_what_was_needed_and_the_flags(settings: Settings, i
 
     before = weights(inner)
     monkeypatch.setattr(Training, "run_to", too_much)
-    with pytest.raises(NoMemory, match=r"Tried to allocate 9.00 GiB\): lower --batch-size 8.*--gradient-checkpointing") as caught:
+    with pytest.raises(NoMemory, match=r"Tried to allocate 9.00 GiB\): raise --accumulate, add --gradient-checkpointing, "
+                                       "or lower --batch-size 8, with another study name") as caught:
         inner.evaluate(BIAS, 0)
     assert "\n" not in str(caught.value) and BIAS.words in str(caught.value)
     assert all(torch.equal(one, other) for one, other in zip(before, weights(inner)))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
+import optuna
 import pytest
 from commands import help_of
 from finished_study import scores, tell
@@ -225,8 +226,9 @@ def test_a_plan_says_what_a_launch_costs_and_begins_no_study(settings: Made, que
     """On phantoms, with measured seconds; nothing was prepared for this seed."""
     chosen = settings(trials=7, seed=76)
     assert one_line_errors(lambda: launch.main([*flags(chosen), "--plan"])) == 0
-    lines = dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
-    assert list(lines) == ["study", "sides", "caches", "measured", "preparation", "a trial", "7 trials", "disk", "states"]
+    printed = capsys.readouterr()
+    lines = dict(line.split(":", 1) for line in printed.out.splitlines())
+    assert printed.err == "" and list(lines) == ["study", "sides", "caches", "measured", "preparation", "a trial", "7 trials", "disk", "states"]
     assert lines["study"].split() == f"{chosen.study} is new: 7 trials to run".split() and lines["preparation"].endswith(", once")
     assert "train 12 pictures of" in lines["sides"] and "second twin 12 pictures" in lines["sides"] and "validate" in lines["sides"]
     assert all(method in lines["measured"] for method in ("full", "lora", "bias")) and "of its 2 evaluations" in lines["a trial"]
@@ -314,6 +316,39 @@ def test_what_a_worker_left_that_was_killed_after_the_last_trial_is_deleted_by_t
     assert [path.exists() for path in kept] == [True, True, False, False]
 
 
+def test_a_launch_says_what_it_changes_for_others(settings: Made, opened: Callable, tmp_path) -> None:
+    chosen = settings(trials=12)
+    search = Search(opened(), chosen)
+    what = identity(chosen, dealt_sides(chosen, resolution_of(chosen)))
+    search.register(12, what)
+    for trials, hours, says in ((20, None, "--trials was 12, is 20 now, for workers that run too"), (20, None, None),
+                                (20, 2.0, r"the end of --hours was none, is \d{4}-\d\d-\d\d \d\d:\d\d now, for workers that run too")):
+        again = replace(chosen, trials=trials, hours=hours)
+        registered = Search(opened(), again).register(trials, what)
+        with (tmp_path / "said").open("w") as stream:
+            launch.announce(again, search, registered, [], Console(file=stream))
+        lines = (tmp_path / "said").read_text().splitlines()
+        assert re.fullmatch(says, lines[1]) if says else not any("workers that run too" in line for line in lines)
+
+
+def test_a_refused_launch_leaves_neither_a_study_nor_a_folder(refused: Callable, settings: Made, query: Callable) -> None:
+    chosen = settings(max_trainable="1")
+    assert "none of 1,000 random proposals meets it" in refused(flags(chosen))
+    assert not query("SELECT 1 FROM studies WHERE study_name = :s", s=chosen.study) and not Path(chosen.out).exists()
+
+
+def test_a_plan_of_what_others_run_is_refused_as_a_launch_is(refused: Callable, settings: Made, searching: Callable, opened: Callable, query: Callable) -> None:
+    chosen = settings(trials=7)
+    search = searching(chosen, identity(chosen, dealt_sides(chosen, resolution_of(chosen))))
+    assert search.ask()
+    assert "--trials 6: study" in refused([*flags(replace(chosen, trials=6)), "--plan"])
+    query("UPDATE peft_pareto.studies SET settings = jsonb_set(settings, '{free,code}', '\"older\"') WHERE study_id = :s", s=search.id)
+    assert "run with another version of this program (older" in refused([*flags(chosen), "--plan"])
+    foreign = settings()
+    optuna.create_study(study_name=foreign.study, storage=opened().optuna, directions=["minimize"] * 2).ask()
+    assert "that were not made by peft-pareto" in refused([*flags(foreign), "--plan"])
+
+
 def test_a_launch_says_whether_nothing_is_evaluated_or_nothing_meets_the_constraints(settings: Made, opened: Callable, capsys, tmp_path) -> None:
     chosen = settings(require="copy_excess<=0.5")
     search = Search(opened(), chosen)
@@ -325,3 +360,12 @@ def test_a_launch_says_whether_nothing_is_evaluated_or_nothing_meets_the_constra
     search.report(asked, 2, scores(1.0, 0.9), 1234, 1.0, None)
     assert launch.show(chosen, search, console, 0).rows == []
     assert "no evaluated rung meets the constraints, so there is no front" in capsys.readouterr().out
+
+
+def test_a_launch_without_constraints_says_that_no_rung_has_a_reward(settings: Made, opened: Callable, capsys, tmp_path) -> None:
+    chosen = settings(objectives="joint_reward")
+    search = Search(opened(), chosen)
+    search.register(3, identity(chosen, dealt_sides(chosen, resolution_of(chosen))))
+    search.report(search.ask(), 2, scores(1.0, 0.9), 1234, 1.0, None)
+    assert launch.show(chosen, search, Console(file=(tmp_path / "said").open("w")), 0).rows == []
+    assert "joint_reward is known of no evaluated rung, since no yardstick has given one, so there is no front" in capsys.readouterr().out

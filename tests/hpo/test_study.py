@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from finished_study import scores, tell
 from optuna.trial import TrialState
 from told import asks, beside, expire, quickly, run, rung, trial
 
+from hpo import constraints
 from hpo.agenda import MOST_DUPLICATES, Entry
 from hpo.code import OtherCode
 from hpo.ending import MOST_INFEASIBLE, STABLE_TRIALS, Ended, most_failures
@@ -266,6 +268,32 @@ def test_a_launch_for_other_objectives_deletes_nothing_of_one_that_registers_mea
     assert [row["outcome"] for row in results.trials(opened(), "test-raced")] == ["finished"] and len(results.rungs(opened(), "test-raced")) == 1
 
 
+def test_a_launch_does_not_cut_a_study_down_that_others_run(searching: Searching, opened: Callable) -> None:
+    search = searching(trials=5)
+    asked = search.ask()
+    other = Search(opened(), replace(search.settings, trials=3))
+    with pytest.raises(BadSetting, match=r"--trials 3: study .* runs now for 5 trials, 0 of them finished and 1 running, .* give --trials 5 or more, or stop"):
+        other.register(3, IDENTITY)
+    assert results.settings(search.store, search.id)["free"]["trials"] == 5 and leases.counts(search.store, search.id).trials == 5
+    more = other.register(9, IDENTITY)
+    assert (more.before.trials, more.trials) == (5, 9)
+    search.release(asked)
+    assert other.register(3, IDENTITY).trials == 3, "nobody is harmed"
+
+
+def test_the_share_that_a_refusal_advises_is_allowed(searching: Searching) -> None:
+    with pytest.raises(BadSetting, match=r"the smallest trains [\d,]+ parameters \([\d.]+% of the U-Net\)") as refused:
+        searching(max_trainable="5", space="reference")
+    share = re.search(r"\(([\d.]+%) of", str(refused.value))[1]
+    searching(max_trainable=share, space="reference")
+
+
+@pytest.mark.parametrize(("count", "total"), [(1, 3), (1230, 1_000_000), (999_999, 1_000_000), (7, 7)])
+def test_an_advised_share_allows_the_count(count: int, total: int) -> None:
+    limit, is_share = constraints.amount(constraints.allowing(count, total))
+    assert is_share and count / total <= limit <= count / total + 1e-5
+
+
 @pytest.mark.parametrize("sampler", ["auto", "gp"])
 def test_a_model_proposes_within_what_is_known_before(sampler: str, searching: Searching) -> None:
     """A third of random proposals are, and none of the baselines that the model has seen."""
@@ -433,7 +461,8 @@ def test_proposals_that_are_all_infeasible_end_with_the_constraints_name(searchi
     assert MOST_INFEASIBLE == 1000
     search = searching(space=written("False", kinds='("bias",) if CALLS.append(1) or len(CALLS) < 3 else ("bias", "norm")'), max_trainable="2600")
     finish(search)
-    assert search.ask() == Ended(1, "20 proposals in a row violated --max-trainable 2600: loosen it, or take another --space")
+    assert search.ask() == Ended(1, "20 proposals in a row violated --max-trainable 2600: loosen it or take another --space, "
+                                   "in a study of another name (--study)")
 
 
 # Ends that are asked for.
@@ -552,8 +581,10 @@ def test_a_changed_space_is_refused_and_a_moved_one_is_not(searching: Searching,
     moved = Search(opened(), Settings(**{**search.settings.to_json(), "space": written("False", "moved.py")}))
     assert not moved.register(5, IDENTITY).created and results.settings(search.store, search.id)["free"]["space"] == moved.settings.space
     for other in (written("False or False"), "default"):
-        with pytest.raises(SettingsDiffer, match="'space"):
+        with pytest.raises(SettingsDiffer) as refused:
             Search(opened(), Settings(**{**search.settings.to_json(), "space": other})).register(5, IDENTITY)
+        said = str(refused.value)
+        assert f"give --space as it was ({moved.settings.space}), or another study name" in said and f"({other})" in said and "(not set)" not in said
 
 
 def test_a_space_of_ours_is_bound_by_its_name(searching: Searching, opened: Callable) -> None:

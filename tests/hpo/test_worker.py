@@ -29,7 +29,8 @@ from hpo.inner_loop import check_usable
 from hpo.preparation import dealt_sides
 from hpo.settings import Settings
 from hpo.study import Search
-from hpo.worker import STORAGE_VARIABLE, Over, Rung, Worker, stored_settings
+from hpo.worker import OWN_PATHS, STORAGE_VARIABLE, Over, Rung, Worker, stored_settings
+from metrics.encoders import PIXELS
 from storage import results
 from storage.errors import SettingsDiffer, UnknownStudy
 from trainers.candidate import Candidate
@@ -104,8 +105,13 @@ def test_trials_that_diverge_end_neither_the_worker_nor_the_launch_as_a_mistake_
     assert "TrainingDiverged: loss is nan at step 1" in search.state().reason
 
 
-def test_one_with_other_contents_may_not_join(registered: Callable, url: str, spoilt: Path) -> None:
+def test_one_with_other_contents_may_not_join(registered: Callable, url: str, spoilt: Path, caplog) -> None:
+    """Nor does it measure anything before."""
     search = registered(trials=1)
+    caplog.set_level("INFO")
+    with pytest.raises(SettingsDiffer, match="'encoder'"):
+        Worker(url, search.settings.study, paths={"encoder": PIXELS})
+    assert "filling the caches" in caplog.text and "measuring" not in caplog.text
     picture = sorted(spoilt.rglob("*.jpg"))
     for file, other in zip(picture, reversed(picture)):
         file.write_bytes(other.read_bytes())
@@ -113,7 +119,9 @@ def test_one_with_other_contents_may_not_join(registered: Callable, url: str, sp
         Worker(url, search.settings.study, paths={"data": str(spoilt)})
 
 
-@pytest.mark.parametrize(("words", "says"), [(["--study", "nowhere"], "'nowhere' is not in this store"), (["--study", "s", "--threads", "0"], "at least 1"),
+@pytest.mark.parametrize(("words", "says"), [(["--study", "nowhere"], "'nowhere' is not in this store"), (["--study", "s", "--threads", "0"], "from 1 to 1024, give such"),
+                                             (["--study", "s", "--threads", "3000000000"], "from 1 to 1024"), (["--study", "s", "--wait", "nan"], "--wait nan: it is"),
+                                             *((["--study", "s", f"--{name}="], f"--{name} '': it is empty") for name in OWN_PATHS),
                                              (["--study", "s", "--device", "gpu"], "--device 'gpu' is unknown"), ([], "--study"),
                                              (["--study", "s", "--stroage", "x"], "take --storage")])
 def test_what_is_wrong_is_one_line(words: list[str], says: str, url: str, capsys, monkeypatch) -> None:

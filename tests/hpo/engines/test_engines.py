@@ -15,11 +15,15 @@ import pytest
 from launching import until
 from rich.console import Console
 
+from hpo import engines
 from hpo.engines import CLASSES
 from hpo.errors import SearchError
 from hpo.home import HOME_VARIABLE
+from hpo.identity import identity, resolution_of
 from hpo.launch import search
+from hpo.preparation import dealt_sides
 from hpo.settings import Settings
+from hpo.study import Search
 
 Made = Callable[..., Settings]
 
@@ -64,6 +68,17 @@ def test_exactly_as_many_trials_finish_as_were_asked_for_and_more_on_the_next_la
     shown = capfd.readouterr()
     assert shown.err == "", "an engine prints nothing of its own"
     assert shown.out.startswith("Pareto front")
+
+
+def test_workers_use_the_paths_of_their_own_launch(engine: str, settings: Made, opened: Callable, url: str, query: Callable, states: Callable) -> None:
+    """Those in the study are of the last launch, here from a machine with other folders."""
+    chosen = settings(engine=engine, trials=1)
+    own = Search(opened(), chosen)
+    own.register(1, identity(chosen, dealt_sides(chosen, resolution_of(chosen))))
+    others = '{"data": "/proc/none", "model": "/proc/none", "encoder": "/proc/none", "out": "/proc/none", "checkpoints": "/proc/none"}'
+    query("UPDATE peft_pareto.studies SET settings = jsonb_set(settings, '{free}', settings -> 'free' || CAST(:o AS jsonb)) WHERE study_id = :s",
+          o=others, s=own.id)
+    assert engines.named(engine).run(own, url, lambda: None).status == 0 and states(chosen.study) == {"COMPLETE": 1}
 
 
 def test_a_trial_that_raises_is_stored_with_its_reason_and_replaced(engine: str, settings: Made, query: Callable, states: Callable, tmp_path) -> None:

@@ -100,7 +100,7 @@ def test_whoever_does_what_a_refusal_says_is_not_refused_again(given: dict, nvid
     said = str(refused.value)
     ways = [{"workers": int(most)} for most in re.findall(r"take at most (\d+)", said)]
     ways += [{"engine": "ray", "gpus_per_trial": float(share)} for share in re.findall(r"(?:--engine ray --gpus-per-trial|lower --gpus-per-trial to) ([\d.]+)", said)]
-    ways += [{"workers": None}] * ("leave the flag out" in said) + [{"device": "cpu"}] * ("take --device cpu" in said)
+    ways += [{"workers": None}] * ("leave the flag out" in said) + [{"device": "cpu", "gpus_per_trial": 1.0}] * ("take --device cpu" in said)
     assert ways and "\n" not in said
     for way in ways:
         chosen = replace(asked, **way).check()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from launching import until
 
-from hpo.engines.ray import Ray, check_reachable_store, connected, own_folder, shares_of
+from hpo.engines.ray import Ray, check_reachable_store, connected, own_folder, shares_of, short_folder
 from hpo.errors import BadSetting
 from hpo.home import HOME_VARIABLE
 from hpo.identity import identity, resolution_of
@@ -41,7 +42,10 @@ def test_a_cluster_gives_one_cpu_a_trial() -> None:
 
 @pytest.mark.parametrize(("settings", "has", "says"), [
     (Settings(device="cuda"), {"CPU": 4.0}, "--gpus-per-trial 1: Ray has 0 GPUs here"),
-    (Settings(gpus_per_trial=2), {"CPU": 4.0, "GPU": 1.0}, "--gpus-per-trial 2: Ray has 1 GPUs here"), (Settings(), {}, "Ray has no CPU here")])
+    (Settings(gpus_per_trial=2), {"CPU": 4.0, "GPU": 1.0}, "--gpus-per-trial 2: Ray has 1 GPUs here"), (Settings(), {}, "Ray has no CPU here"),
+    (Settings(gpus_per_trial=0.5), {"CPU": 4.0}, "--gpus-per-trial 0.5: trials run on the CPU, since Ray has no GPU here; leave the flag out"),
+    (Settings(gpus_per_trial=0.5, device="cpu"), {"CPU": 4.0, "GPU": 1.0}, "on the CPU, since --device cpu was given"),
+    (Settings(gpus_per_trial=2, device="cuda"), {"CPU": 4.0, "GPU": 1.0}, "take --device cpu without it$")])
 def test_what_could_never_start_is_refused(settings: Settings, has: dict, says: str) -> None:
     with pytest.raises(BadSetting, match=says):
         shares_of(settings, has, is_cluster=True)
@@ -66,6 +70,30 @@ def test_an_address_without_a_cluster_is_one_line_and_soon() -> None:
     assert "\n" not in str(refused.value)
 
 
+def test_a_plan_of_a_cluster_that_is_not_there_is_refused(monkeypatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(BadSetting, match="--ray-address auto: no Ray cluster answers there"):
+        Ray().places(Settings(engine="ray", ray_address="auto"))
+
+
+def test_ray_starts_where_the_path_of_the_temporary_folder_is_too_long_for_its_sockets(monkeypatch, tmp_path) -> None:
+    long = tmp_path / ("long" * 20)
+    long.mkdir()
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(long))
+    with connected(None) as available:
+        assert available["CPU"] >= 1
+    with short_folder() as folder:
+        assert Path(folder).is_dir()
+    assert not Path(folder).exists() and not list(long.iterdir())
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    with short_folder() as folder:
+        assert folder is None, "Ray's own"
+    monkeypatch.setenv("RAY_TMPDIR", str(long))
+    with pytest.raises(BadSetting, match=f"RAY_TMPDIR {long}: .*or unset it"), connected(None):
+        pass
+
+
 def test_on_this_machine_a_gpu_that_was_asked_for_must_be_there(monkeypatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(BadSetting, match="lists no GPU"):
@@ -85,7 +113,7 @@ def test_an_actor_gives_a_result_a_rung_and_gives_its_trial_back_between_two(set
     Search(opened(), chosen).register(2, identity(chosen, dealt_sides(chosen, resolution_of(chosen))))
     with connected(None):
         bell = ray.remote(num_cpus=0)(Bell).remote()
-        given = {"url": url, "study": chosen.study, "threads": 1, "device": "cpu", "home": os.environ[HOME_VARIABLE]}
+        given = {"url": url, "study": chosen.study, "threads": 1, "device": "cpu", "home": os.environ[HOME_VARIABLE], "paths": {}}
         actor = ray.remote(num_cpus=1)(tune.with_parameters(StudyTrial, given=given, bell=bell)).remote()
         said = [{name: result.get(name) for name in ("trial", "steps", "done", "outcome", "refused")}
                 for result in (ray.get(actor.train.remote(), timeout=300) for _ in range(3))]
