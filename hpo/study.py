@@ -133,7 +133,7 @@ class Search:
                                           directions=directions, quality=self.objectives.quality, memorization=self.objectives.memorization,
                                           reward_weight=self.settings.reward_weight, queue=queue)
         except CodeDiffers:  # a trial was begun since the code was compared
-            self.check_code()
+            self.check_others(asked_for)
             raise
         if queue and not registered.created:
             results.append_to_queue(self.store, self.id, queue)
