@@ -8,6 +8,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,10 @@ def one_trial(search: Search, generator: np.random.Generator, at_rung: Callable[
 
 
 class NothingKept:
-    """In the place of hpo.inner_loop.InnerLoop: no training left a state."""
+    """In the place of hpo.inner_loop.InnerLoop: no network computes, and no training left a state."""
+
+    def seen_working(self, sign: Callable[[], None]) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def kept_step(self, candidate: Candidate, repeat: int, state: Path) -> None:
         return None
