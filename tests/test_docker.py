@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import threading
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -127,17 +126,17 @@ def test_the_manual_in_the_compose_file_names_real_flags(repository: Path) -> No
 
 def test_a_worker_waits_until_the_study_is_there() -> None:
     url = finished_study.new_database()
-    started = time.monotonic()
-    waiting = threading.Thread(target=worker.wait_for_study, args=(url, "late", 60.0))
+    waiting = threading.Thread(target=worker.wait_for_study, args=(url, "late", 600.0))
     waiting.start()
     waiting.join(2.0)
     assert waiting.is_alive()
     finished_study.begin(url, "late", 1).store.close()
     waiting.join(30.0)
-    assert not waiting.is_alive() and time.monotonic() - started < 40
+    assert not waiting.is_alive(), "long before it would have given up"
 
 
 def test_a_worker_does_not_wait_for_ever() -> None:
-    started = time.monotonic()
-    worker.wait_for_study(finished_study.new_database(), "never", 0.5)
-    assert time.monotonic() - started < 30
+    waiting = threading.Thread(target=worker.wait_for_study, args=(finished_study.new_database(), "never", 0.5), daemon=True)
+    waiting.start()
+    waiting.join(30.0)
+    assert not waiting.is_alive()

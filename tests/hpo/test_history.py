@@ -56,11 +56,14 @@ def test_violations_are_optunas_constraints_equally_many_for_each() -> None:
     assert complete(unconstrained)[0].constraints == {}
 
 
-def test_twenty_thousand_points_of_thirty_parameters_are_loaded_in_four_seconds() -> None:
+def test_twice_as_many_points_take_about_twice_as_long_to_load() -> None:
     names = [f"p{i}" for i in range(30)]
     points = [Point(number, 22, True, dict.fromkeys(names, 0.5), dict.fromkeys(names, X), [1.0, 2.0]) for number in range(20_000)]
     for view in (AsAsked, Flat):
-        history, began = History(["minimize"] * 2, view((22, 67)), constrained=False), time.process_time()
-        for each in points:
-            history.teach(each)
-        assert time.process_time() - began < 4
+        history, took = History(["minimize"] * 2, view((22, 67)), constrained=False), []
+        for part in (points[:5_000], points[5_000:10_000], points[10_000:15_000], points[15_000:]):
+            began = time.process_time()
+            for each in part:
+                history.teach(each)
+            took.append(time.process_time() - began)
+        assert took[-1] < 4 * took[0]

@@ -390,18 +390,27 @@ def test_thousands_of_generations_are_rebuilt() -> None:
     assert life.proposer.propose(6_000).system_attrs == {"NSGAIISampler:generation": 6_000 // POPULATION}
 
 
-def test_a_random_proposal_of_thirty_parameters_costs_little_after_ten_thousand_trials() -> None:
+def test_a_random_proposal_costs_no_more_after_ten_thousand_trials() -> None:
     def space(trial: Any) -> list[float]:
         return [trial.suggest_float(f"p{i}", 0, 1) for i in range(30)]
 
     proposer = Proposer("random", 0, TWO, space, RUNGS)
     known = proposer.propose(0)
+
+    def seconds() -> float:
+        """Of ten proposals, the least of three times."""
+        found = []
+        for _ in range(3):
+            began = time.process_time()
+            for number in range(10):
+                proposer.propose(number)
+            found.append(time.process_time() - began)
+        return min(found)
+
+    before = seconds()
     for number in range(10_000):
         proposer.learn(Point(number, 200, True, known.parameters, known.distributions, [1.0, 1.0]))
-    began = time.process_time()
-    for number in range(10):
-        proposer.propose(number)
-    assert (time.process_time() - began) / 10 < 0.02
+    assert seconds() < 3 * before
 
 
 def test_answers_of_a_random_search_do_not_repeat_one_another() -> None:
