@@ -165,7 +165,6 @@ class Proposer(Generic[T]):
         finally:
             self.history.drop(trial_id)
 
-
     def unknown(self, seed: int) -> dict[str, Any]:
         """Answers that give a candidate that may be run and was not evaluated, if a few random ones hold one such; else none."""
         self.evaluated.update((without_steps(point.parameters), point.steps) for point in self.noted)
@@ -218,7 +217,7 @@ class Answers(BaseSampler):
     """A space's questions put to one of Optuna's samplers, which sees other distributions than the space asks for: of steps, and of what differs
     from trial to trial. So all that it proposed at once is looked up by name, and taken if the question allows it.
 
-    rungs: where there are any, the trial is to reach the last that the space offers. A model has them all.
+    rungs: the trial is to reach the last of them that the space offers. A model has them all.
     """
 
     def __init__(self, inner: BaseSampler, history: History, seed: int, rungs: tuple[int, ...], fixed: Mapping[str, Any]):

@@ -32,7 +32,7 @@ LARGEST = 2**31 - 1  # PostgreSQL's integer, and more than any setting needs: wh
 LEAST_STALLED, MOST_STALLED = 1.0, 1440.0  # minutes without a sign of life
 SMALLEST = 1e-9  # of a number that must be above 0: a rate that it is a factor of does not become 0
 LONGEST_WHOLE = 63  # bits: longer ones no computation takes
-NAMED = ("model", "encoder", "data", "warm_start", "enqueue", "ray_address", "checkpoints", "out")  # an empty path would be the folder that one is in
+NAMED = ("model", "encoder", "data", "warm_start", "enqueue", "ray_address", "checkpoints", "out")  # see `check_named`
 POSITIVE = ("gpus_per_trial", "learning_rate_scale", "guidance_scale", "hours", "max_seconds", "max_grad_norm", "min_snr_gamma")
 LEAST = {"trials": 1, "train_images": 10, "steps": 1, "batch_size": 1, "generated": 20, "sampling_steps": 2, "seed": 0, "workers": 1,
          "warmup_steps": 0, "accumulate": 1, "held_out_every": 0, "checkpoint_every": 0, "rungs": 1, "reduction": 2,
@@ -179,8 +179,8 @@ class Settings:
                              "give another")
         for each in fields(self):
             choices, value = each.metadata["choices"], getattr(self, each.name)
-            if value == "" and each.name in NAMED:
-                raise BadSetting(f"{flag(each.name)} '': it is empty, name something or leave the flag out")
+            if each.name in NAMED:
+                check_named(each.name, value)
             if choices and value not in choices:
                 raise BadSetting(f"{flag(each.name)} {value!r} is unknown: take {nearest(value, choices)}")
         check_device(self.device)
@@ -239,6 +239,12 @@ def check_type(name: str, value: Any) -> None:
 def check_device(device: str) -> None:
     if not re.fullmatch(DEVICE, device):
         raise BadSetting(f"--device {device!r} is unknown: take auto, cpu, cuda or one GPU such as cuda:0")
+
+
+def check_named(name: str, value: str | None) -> None:
+    """Refuses an empty path, such as a script gives with an empty variable: it would be the folder that one is in."""
+    if value == "":
+        raise BadSetting(f"{flag(name)} '': it is empty, name something or leave the flag out")
 
 
 def parser(program: str, description: str, names: Sequence[str] = ()) -> Parser:

@@ -17,7 +17,7 @@ from hpo import code, home, keeping, stopping
 from hpo.command import INTERRUPTED, Parser, decimal, leave, one_line_errors, store_url, whole
 from hpo.engines.base import MOST_THREADS, STOP_SECONDS
 from hpo.errors import BadSetting
-from hpo.settings import Settings, check_device
+from hpo.settings import Settings, check_device, check_named
 from hpo.stopping import Stopped
 from storage import leases, results
 from storage.errors import LeaseLost, SchemaError, StorageUnreachable, UnknownStudy
@@ -239,8 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not given.wait >= 0:
         raise BadSetting(f"--wait {given.wait:g}: it is a number of seconds from 0 on, give such a number or leave the flag out")
     for name in OWN_PATHS:
-        if getattr(given, name) == "":
-            raise BadSetting(f"--{name} '': it is empty, name something or leave the flag out")
+        check_named(name, getattr(given, name))
     stopping.on_signals(signal.SIGTERM, signal.SIGINT)
     if given.with_parent:
         die_with_parent()

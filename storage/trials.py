@@ -272,8 +272,7 @@ def running_trials(store: Store, study_id: int, known: Collection[int] = ()) -> 
         "LEFT JOIN peft_pareto.distributions d ON d.distributions_id = c.distributions_id AND t.number <> ALL (CAST(:known AS integer[])) "
         "WHERE t.study_id = :study AND t.state IN ('RUNNING', 'WAITING') ORDER BY t.number"
     )
-    with leases.translated(), store.at_once.connect() as connection:
-        return [RunningTrial(**row._mapping) for row in connection.execute(text(query), {"study": study_id, "known": list(known)})]
+    return _proposed(store, query, study_id, known)
 
 
 def failed_trials(store: Store, study_id: int, known: Collection[int] = ()) -> list[RunningTrial]:
@@ -284,6 +283,10 @@ def failed_trials(store: Store, study_id: int, known: Collection[int] = ()) -> l
         "WHERE l.study_id = :study AND l.outcome = 'failed' AND l.own_cause AND t.number <> ALL (CAST(:known AS integer[])) "
         "AND c.parameters <> '{}' ORDER BY t.number"
     )
+    return _proposed(store, query, study_id, known)
+
+
+def _proposed(store: Store, query: str, study_id: int, known: Collection[int]) -> list[RunningTrial]:
     with leases.translated(), store.at_once.connect() as connection:
         return [RunningTrial(**row._mapping) for row in connection.execute(text(query), {"study": study_id, "known": list(known)})]
 
