@@ -43,7 +43,7 @@ class Problem:
     """A problem of search. Values are (2,) float64, smaller is better; costs are seconds.
 
     reference: the reference point of hypervolumes. noise: standard deviations after all steps. yardstick: answers that give the trial with which a
-    study begins and which no rule stops, where there is one.
+    study begins and which no rule stops, where there is one. baselines: the same of those that a launch runs next.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Problem:
     rungs: tuple[int, ...] = RUNGS
     evaluation_seconds: float = EVALUATION_SECONDS
     yardstick: Mapping[str, Any] | None = None
+    baselines: tuple[Mapping[str, Any], ...] = ()
 
     def propose(self, trial: Any) -> Asked:
         """Asks an Optuna trial for all parameters, "steps" included."""

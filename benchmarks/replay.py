@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +16,9 @@ from benchmarks.problems import hypervolume as hypervolume_of
 from hpo import flat
 from hpo.spaces.base import BadProposal
 from hpo.spaces.default import WHERE
+from hpo.spaces.reference import BASELINES, reference_candidate
 from trainers.candidate import where
-from trainers.methods import METHODS
+from trainers.units import REGIONS
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,10 @@ class Table(Problem):
         values = arrays["values"]
         first = {cell: row for cell, row in own.items() if not cell.repeat and np.isfinite(values[row]).all()}
         seconds = {name: float(np.median(arrays["training"][arrays["method"] == name])) / STEPS[-1] for name in set(arrays["method"].tolist())}
-        yardstick = min((cell for cell in first if cell.method == "full" and len(cell.regions) == 3),
-                        key=lambda cell: abs(np.log(cell.candidate.learning_rate / METHODS["full"].reference_rate)))
+        yardstick, *baselines = (published(name, first) for name in BASELINES)
         reference = tuple(np.maximum(arrays["base"], values[first[yardstick], -1]).tolist())
         return cls("cells", reference, noise=(0.0, 0.0), rungs=STEPS, evaluation_seconds=float(np.nanmedian(arrays["evaluation"])),
-                   yardstick=answers(yardstick) | {flat.STEPS: STEPS[-1]}, rows=first, values=values, deviations=arrays["deviations"], spread=spread_of(values, own, first),
+                   yardstick=answers(yardstick), baselines=tuple(map(answers, baselines)), rows=first, values=values, deviations=arrays["deviations"], spread=spread_of(values, own, first),
                    step_seconds=seconds)
 
     @cached_property
@@ -95,8 +96,17 @@ class Table(Problem):
 
 
 def answers(cell: Cell) -> dict[str, Any]:
-    """That give the cell; a method without ranks is not asked for one."""
-    return {"method": cell.method, "blocks": where(cell.regions), f"rank of {cell.method}": cell.rank, f"learning rate of {cell.method}": cell.rate}
+    """That give the whole training of the cell; a method without ranks is not asked for one."""
+    return {"method": cell.method, "blocks": where(cell.regions), f"rank of {cell.method}": cell.rank, f"learning rate of {cell.method}": cell.rate,
+            flat.STEPS: STEPS[-1]}
+
+
+def published(name: str, known: Iterable[Cell]) -> Cell:
+    """Of these cells the one that is nearest to a method of the papers as it was published, by rank, then learning rate."""
+    wanted = reference_candidate(name, STEPS[-1])
+    rank = wanted.parts[0].rank or 0
+    return min((cell for cell in known if cell.method == name and len(cell.regions) == len(REGIONS)),
+               key=lambda cell: (abs(cell.rank - rank), abs(np.log(cell.candidate.learning_rate / wanted.learning_rate))))
 
 
 def spread_of(values: np.ndarray, own: dict[Cell, int], first: dict[Cell, int]) -> np.ndarray:

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks import problems, replay, simulation
 from benchmarks.documents import DOCS, table, write_part
 from benchmarks.simulation import Curve, MoAsha, search
-from hpo import distributions, dominance, flat, gaussian, history, home, proposer, pruning, samplers, seconds
+from hpo import distributions, dominance, flat, gaussian, history, home, proposer, pruning, rungs, samplers, seconds
 from hpo.proposer import Proposer
 from hpo.pruning import Pruner
 from hpo.samplers import SAMPLERS
@@ -39,26 +39,27 @@ RULES: dict[str, Callable[[], object] | None] = {"moasha": lambda: Pruner(REDUCT
 
 
 class Kind(NamedTuple):
-    """How is searched. rungs: so many of the problem's last ones are those of the study."""
+    """How is searched. evaluated: at how many of the last rungs. baselines: whether they are run first, where the problem has such, as a launch does."""
 
     sampler: str
     rule: str
-    rungs: int = 3
+    evaluated: int = Settings().rungs
+    baselines: bool = False
 
     def __str__(self) -> str:
-        return f"{self.sampler}, {self.rule}" + (f", {self.rungs} rungs" if self.rule != "none" else "")
+        return f"{self.sampler}, {self.rule}" + (f" at {self.evaluated} rungs" if self.rule != "none" else "") + (", after the baselines" if self.baselines else "")
 
 
-DEFAULT, RANDOM = Kind("auto", "moasha", Settings().rungs), Kind("random", "none")
+DEFAULT, RANDOM = Kind("auto", "moasha", Settings().evaluated_rungs), Kind("random", "none")
 # Those that the default is held against, by what they stand for.
 RIVALS = {Kind("random", "MO-ASHA"): "MO-ASHA with random proposals (Syne Tune)", Kind("nsga2", "none"): "NSGA-II", Kind("tpe", "none"): "TPE",
           Kind("gp", "none"): "Gaussian process"}
-# Each other sampler with each of the product's rules, and the default with another number of rungs.
-OTHERS = (Kind("auto", "moasha", 3), *(Kind(name, rule, DEFAULT.rungs if rule == "moasha" else 3) for rule in ("moasha", "none") for name in SAMPLERS))
+# The default as a launch has it, and at every rung, and each other sampler with each of the product's rules.
+OTHERS = (DEFAULT._replace(baselines=True), Kind("auto", "moasha"), *(Kind(name, "moasha", DEFAULT.evaluated) for name in SAMPLERS), *(Kind(name, "none") for name in SAMPLERS))
 TARGETS = (DEFAULT, RANDOM, *RIVALS)
 KINDS = tuple(dict.fromkeys([*TARGETS, *OTHERS]))
 POINTS = 101  # of a drawn curve
-CODE = (dominance, distributions, flat, gaussian, history, proposer, pruning, samplers, seconds, problems, replay, simulation)
+CODE = (dominance, distributions, flat, gaussian, history, proposer, pruning, rungs, samplers, seconds, problems, replay, simulation)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Run:
 
     @property
     def file(self) -> Path:
-        return home.data_root() / "searches" / version(self.problem) / f"{self.problem}-{'-'.join(map(str, self.kind))}-{self.seed}.npz"
+        kind = self.kind._replace(baselines=self.kind.baselines and bool(problem_of(self.problem).baselines))
+        return home.data_root() / "searches" / version(self.problem) / f"{self.problem}-{'-'.join(map(str, kind))}-{self.seed}.npz"
 
 
 @cache
@@ -96,21 +98,20 @@ def names() -> list[str]:
     return ["cells"] * replay.TABLE.exists() + list(problems.PROBLEMS)
 
 
-def runs(chosen: list[str], seeds: int, kinds: Sequence[Kind] = KINDS) -> Iterator[Run]:
+def runs(chosen: list[str], seeds: Sequence[int], kinds: Sequence[Kind] = KINDS) -> Iterator[Run]:
     """Those that targets are made of come first, and of these all of one seed."""
     targets = [kind for kind in kinds if kind in TARGETS]
     for part in (targets, [kind for kind in kinds if kind not in targets]):
-        yield from (Run(name, kind, FIRST_SEED + seed) for seed in range(seeds) for kind in part for name in chosen)
+        yield from (Run(name, kind, seed) for seed in seeds for kind in part for name in chosen)
 
 
 def make(run: Run) -> str:
     """Search, unless that was done."""
     if not run.file.exists():
-        whole, rule = problem_of(run.problem), RULES[run.kind.rule]
-        problem = replace(whole, rungs=whole.rungs[-run.kind.rungs:])
+        problem, rule = problem_of(run.problem), RULES[run.kind.rule]
         started = time.monotonic()
-        proposing = Proposer(run.kind.sampler, run.seed, ["minimize", "minimize"], problem.propose, problem.rungs)
-        curve = search(problem, proposing, rule and rule(), run.seed, run.budget * problem.whole_seconds())
+        proposing = Proposer(run.kind.sampler, run.seed, ["minimize", "minimize"], problem.propose, problem.rungs, evaluated_rungs=run.kind.evaluated)
+        curve = search(problem, proposing, rule and rule(), run.seed, run.budget * problem.whole_seconds(), evaluated_rungs=run.kind.evaluated, baselines=run.kind.baselines)
         run.file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = run.file.with_suffix(f".{os.getpid()}.npz")
         np.savez(unfinished, cost=curve.cost, elapsed=curve.elapsed, trials=curve.trials, hypervolume=curve.hypervolume, stopped=curve.stopped,
@@ -158,11 +159,11 @@ def wins_on_all(results: Sequence[Result], kind: Kind) -> int:
     return int((np.mean([result.areas(DEFAULT) - result.areas(kind) for result in results], axis=0) > 0).sum())
 
 
-def result_of(name: str, seeds: int, kinds: Sequence[Kind]) -> Result:
-    return Result(problem_of(name), {kind: [read(Run(name, kind, FIRST_SEED + seed)) for seed in range(seeds)] for kind in kinds})
+def result_of(name: str, seeds: Sequence[int], kinds: Sequence[Kind]) -> Result:
+    return Result(problem_of(name), {kind: [read(Run(name, kind, seed)) for seed in seeds] for kind in kinds})
 
 
-def body(results: dict[str, Result]) -> str:
+def body(results: dict[str, Result], first: int = FIRST_SEED) -> str:
     """The tables of docs/search.md."""
     curves = next(iter(results.values())).curves
     seeds = len(curves[DEFAULT])
@@ -173,8 +174,8 @@ def body(results: dict[str, Result]) -> str:
         targets.append([f"mean of the {len(functions)} functions", "", "", "", *(f"{wins_on_all(functions, kind)}" for kind in RIVALS)])
     areas = [[name, *(f"{np.median(result.areas(kind)):.3f}" for kind in curves)] for name, result in results.items()]
     return "\n\n".join([
-        f"Made by `python -m benchmarks.search --write`: {seeds} seeds, from {FIRST_SEED} on (settings were chosen on others). Hypervolume as a share of the best there is (of all cells of the table, or of the known "
-        f"front). The default is `--sampler auto` with the rule above, {DEFAULT.rungs} rungs. A full trial's cost is all steps and one evaluation; searches without "
+        f"Made by `python -m benchmarks.search --write`: {seeds} seeds, from {first} on (settings were chosen on others). Hypervolume as a share of the best there is (of all cells of the table, or of the known "
+        f"front). The default is `--sampler auto` with the rule above, at {DEFAULT.evaluated} of 3 rungs. A full trial's cost is all steps and one evaluation; searches without "
         "stopping pay one evaluation a trial. On the table each search begins with the yardstick, as a study does; nothing of it is free.",
         table(["problem", f"default after {BUDGET} full trials' cost", f"random after {RANDOM_BUDGET}", "default is there after",
                *(f"larger area than {words}, of {seeds} seeds" for words in RIVALS.values())], targets),
@@ -218,21 +219,23 @@ def main() -> None:
     parser.add_argument("--problems", default=",".join(names()), help="comma-separated")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="searches side by side, one thread each")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="of each search; fewer for a first look")
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="0 to choose settings on")
     parser.add_argument("--targets", action="store_true", help="only what the targets are made of")
     parser.add_argument("--write", action="store_true", help="write the part of docs/search.md and docs/search.png")
     given = parser.parse_args()
     chosen = given.problems.split(",")
     kinds = TARGETS if given.targets else KINDS
-    todo = list(runs(chosen, given.seeds, kinds))
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    todo = list(runs(chosen, seeds, kinds))
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the processes that are started now
     with ProcessPoolExecutor(given.workers, get_context("spawn")) as pool:
         for done in pool.map(make, todo):
             print(done, flush=True)
-    results = {name: result_of(name, given.seeds, kinds) for name in chosen}
-    print(body(results))
+    results = {name: result_of(name, seeds, kinds) for name in chosen}
+    print(body(results, given.first_seed))
     if given.write:
         draw(results, DOCS / "search.png")
-        write_part("search.md", "curves", body(results))
+        write_part("search.md", "curves", body(results, given.first_seed))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from hpo.dominance import ranks
 from hpo.history import Point
 from hpo.proposer import STUCK
 from hpo.pruning import Decision
+from hpo.rungs import evaluated
 from hpo.spaces.base import BadProposal
 
 DUPLICATES = 200  # proposals in a row that are all duplicates: the space is as good as exhausted
@@ -30,6 +31,7 @@ class Searched(Protocol):
     reference: tuple[float, float]
     evaluation_seconds: float
     yardstick: Mapping[str, Any] | None
+    baselines: Sequence[Mapping[str, Any]]
 
     def true(self, point: Any, steps: int) -> np.ndarray: ...
     def observe(self, point: Any, steps: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]: ...
@@ -117,21 +119,25 @@ class Known:
                 or any(each.point.root == point.root and point.steps in each.ahead for each in self.running.values()))
 
 
-def search(problem: Searched, proposer: Any, rule: Rule | None, seed: int, cost: float, workers: int = 1) -> Curve:
+def search(problem: Searched, proposer: Any, rule: Rule | None, seed: int, cost: float, workers: int = 1, evaluated_rungs: int | None = None,
+           baselines: bool = False) -> Curve:
     """One search until so many seconds of work are paid, or nothing new is proposed any more.
 
     proposer: an hpo.proposer.Proposer over problem.propose, whose candidates have a `root` and `steps`. rule: without one a trial is
     evaluated at its last rung only, and pays for that evaluation alone. seed: of the noise; the same trial number has the same.
-    workers: in virtual time, each with a trial of its own.
+    workers: in virtual time, each with a trial of its own. evaluated_rungs: at so many of the last rungs are trials evaluated, but for yardstick and baselines; None:
+    at all. baselines: whether it begins with the problem's, as a launch does.
     """
-    return Search(problem, proposer, rule, seed).run(cost, workers)
+    return Search(problem, proposer, rule, seed, evaluated_rungs, baselines).run(cost, workers)
 
 
 class Search:
     """The state of a search; see `search`."""
 
-    def __init__(self, problem: Searched, proposer: Any, rule: Rule | None, seed: int):
+    def __init__(self, problem: Searched, proposer: Any, rule: Rule | None, seed: int, evaluated_rungs: int | None = None, baselines: bool = False):
         self.problem, self.proposer, self.rule, self.seed = problem, proposer, rule, seed
+        self.evaluated_rungs = len(problem.rungs) if evaluated_rungs is None else evaluated_rungs
+        self.first = [*([] if problem.yardstick is None else [problem.yardstick]), *(problem.baselines if baselines else ())]
         self.known, self.attained = Known(), Attained(problem.reference)
         self.number = self.finished = self.stopped = 0
         self.clock = self.paid = 0.0
@@ -161,22 +167,25 @@ class Search:
         for failed in range(DUPLICATES):
             number, self.number = self.number, self.number + 1
             try:
-                proposal = self.proposer.propose(number, None if number else self.problem.yardstick, at_random=failed >= STUCK)
+                proposal = self.proposer.propose(number, self.first[number] if number < len(self.first) else None, at_random=failed >= STUCK)
             except BadProposal:
                 continue
             point = proposal.candidate
             if self.known.refuses(point):
                 self.proposer.end(number)
                 continue
-            rungs = [rung for rung in self.problem.rungs if rung <= point.steps and (point.root, rung) not in self.known.evaluated]
-            trial = Running(number, point, proposal, rungs if self.rule else [point.steps])
+            trial = Running(number, point, proposal, [point.steps])
+            if self.rule:
+                last = len(self.problem.rungs) if self.is_first(trial) else self.evaluated_rungs
+                trial.ahead = [rung for rung in evaluated(self.problem.rungs, last, point.steps) if (point.root, rung) not in self.known.evaluated]
             self.known.running[number] = trial
             self.proposer.started(number, proposal.parameters, proposal.distributions, proposal.system_attrs)
             return trial
         return None
 
-    def is_yardstick(self, trial: Running) -> bool:
-        return trial.number == 0 and self.problem.yardstick is not None
+    def is_first(self, trial: Running) -> bool:
+        """Yardstick or baseline: never stopped, and evaluated at all rungs."""
+        return trial.number < len(self.first)
 
     def seconds(self, trial: Running) -> float:
         """Until its next rung is evaluated."""
@@ -192,7 +201,7 @@ class Search:
         stop = False
         if self.rule:
             self.rule.learn(trial.number, point.steps, steps, values, replicates)
-            stop = bool(trial.ahead) and not self.is_yardstick(trial) and self.rule.decide(trial.number, steps).stop
+            stop = bool(trial.ahead) and not self.is_first(trial) and self.rule.decide(trial.number, steps).stop
         ended = stop or not trial.ahead
         self.proposer.learn(Point(trial.number, steps, ended, proposal.parameters, proposal.distributions, tuple(values.tolist()), (),
                                   proposal.system_attrs, self.problem.seconds(point, steps) + self.problem.evaluation_seconds))

@@ -13,6 +13,7 @@ from hpo import keeping
 from hpo.identity import model_folder
 from hpo.inner_loop import check_usable, is_prepared, pick_device
 from hpo.preparation import SPLITS, Dealt
+from hpo.rungs import evaluated
 from hpo.settings import Settings
 from hpo.spaces.reference import reference_candidate
 from hpo.tuning import Tuning
@@ -57,10 +58,13 @@ class Costs:
         """Seconds before the first trial: where nothing is cached, pictures are encoded, and the untouched base is measured."""
         return self.load if self.is_prepared else self.load + sum(pictures for _, pictures in self.sides.values()) * self.encode + self.evaluation
 
+    def rungs(self, steps: int) -> tuple[int, ...]:
+        """Where a trial of so many steps that is no baseline is evaluated."""
+        return evaluated(self.settings.ladder, self.settings.evaluated_rungs, steps)
+
     def trial(self, steps: int) -> float:
         """Seconds of a trial of so many steps that is never stopped."""
-        rungs = sum(rung <= steps for rung in self.settings.ladder)
-        return steps * fmean(self.step.values()) + rungs * self.evaluation
+        return steps * fmean(self.step.values()) + len(self.rungs(steps)) * self.evaluation
 
     @property
     def all(self) -> float:
@@ -68,14 +72,14 @@ class Costs:
         return self.trials * self.trial(self.settings.steps)
 
     def lines(self) -> Iterator[str]:
-        settings, ladder = self.settings, self.settings.ladder
+        settings, rungs = self.settings, self.rungs(self.settings.steps)
         yield "sides:       " + ", ".join(f"{name.replace('_', ' ')} {pictures} pictures of {patients} patients" for name, (patients, pictures) in self.sides.items())
         yield "caches:      " + ", ".join(f"{name} {size / GB:.3f} GB" for name, size in self.caches.items()) + f"; {sum(self.caches.values()) / GB:.3f} GB in all"
         yield (f"measured:    on {self.device}, a step of {settings.batch_size} " + ", ".join(f"{name} {seconds:.3g} s" for name, seconds in self.step.items())
                + f"; a generated picture {self.picture:.3g} s, an encoded one {self.encode:.3g} s; loading the base {self.load:.3g} s")
         yield f"preparation: {spoken(self.preparation)}, {'the rest is kept from before' if self.is_prepared else 'once'}"
-        yield (f"a trial:     {spoken(self.trial(ladder[-1]))} to {ladder[-1]} steps, {spoken(self.evaluation)} of which for each of its {len(ladder)} evaluations; "
-               + (f"{spoken(self.trial(ladder[0]))} where it is stopped at the first rung" if settings.pruner != "none" and len(ladder) > 1 else "none is stopped"))
+        yield (f"a trial:     {spoken(self.trial(rungs[-1]))} to {rungs[-1]} steps, {spoken(self.evaluation)} of which for each of its {len(rungs)} evaluations; "
+               + (f"{spoken(self.trial(rungs[0]))} where it is stopped at the first" if settings.pruner != "none" and len(rungs) > 1 else "none is stopped"))
         unit = "GPU" if self.device.startswith("cuda") else "worker"
         yield (f"{self.trials} trials:  at most {self.all / HOUR:.2f} {unit}-hours, {spoken(self.preparation + self.all / self.workers)} with {self.workers} at a time"
                + (f" (--hours {settings.hours:g} ends it before)" if settings.hours is not None and settings.hours * HOUR < self.all / self.workers else ""))

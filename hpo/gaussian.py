@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 RANDOM_POINTS = 200  # of the space, before the best are varied
+BESIDE = (0.1, 0.1, 0.03, 0.03)  # of points of the front, as many more as these: the standard deviation of a child's numbers, of a range of 1
 ROUNDS, SURVIVORS, CHILDREN = 8, 8, 6  # of an evolution strategy: as many points of the space again, twice
 MOST_POINTS = 200  # that a process is fitted to, which takes 1 to 3 s; the time grows faster than their square
 WIDEST, NARROWEST = 0.3, 0.01  # standard deviation of a child's numbers in the first and last round, of a range of 1
@@ -77,7 +78,7 @@ class ReachableGP(optuna.samplers.GPSampler):
             return list(zip(self.merits(acqf.eval_acqf_no_grad(space.get_normalized_params(points, points)), points).tolist(), points))
 
         front = [] if best_params is None else [space.get_unnormalized_param(row) for row in best_params]
-        points = self.reached([*front, *[{}] * RANDOM_POINTS])
+        points = self.reached([*[{}] * RANDOM_POINTS, *(self.child(point, distributions, width) for point in front for width in BESIDE)])
         if not points:  # each candidate was tried, or the space gives none: the trial that is asked will say so
             return super()._optimize_acqf(acqf, best_params)
         best = scored(points)

@@ -54,13 +54,15 @@ class Proposer(Generic[T]):
     proposal, whether this object has lived all the time or was made a moment ago (NSGA-II's too, with one worker). Not thread-safe.
 
     seed: the study's, >= 0. directions: "minimize" or "maximize" for each objective. propose: Optuna's trial -> candidate; where it raises,
-    the history is as before. rungs: all numbers of steps at which trials are evaluated, growing. constrained: whether violations are read.
+    the history is as before. rungs: all numbers of steps that trials may have, growing. constrained: whether violations are read.
     allows: whether a candidate may be run, as far as that is known before; the Gaussian processes choose among such only.
+    evaluated_rungs: at how many of the last of them trials are evaluated; None: at all.
     """
 
     def __init__(self, sampler: str, seed: int, directions: Sequence[str], propose: Callable[[Any], T], rungs: Sequence[int], constrained: bool = False,
-                 allows: Callable[[T], bool] = lambda candidate: True):
+                 allows: Callable[[T], bool] = lambda candidate: True, evaluated_rungs: int | None = None):
         self.setup, self.seed, self.space, self.rungs, self.allows = SAMPLERS[sampler], seed, propose, tuple(rungs), allows
+        self.short = self.rungs[:len(self.rungs) - len(self.rungs[-(evaluated_rungs or 0):]) + 1]  # up to where trials are evaluated first
         self.history = History(directions, Flat(self.rungs) if self.setup.flat else AsAsked(self.rungs), constrained)
         self.durations = Seconds(self.history.view)
         self.learnt: set[int] = set()  # numbers of the trials
@@ -152,7 +154,8 @@ class Proposer(Generic[T]):
         seed = seed_of(self.seed, number)
         ready = len(self.learnt) >= self.setup.startup
         model = ready and not at_random
-        rungs = self.rungs if ready or at_random or not self.setup.short else self.rungs[:1]
+        are_enough = len(self.learnt.union(self.history.running)) >= self.setup.startup  # many may be begun before one is learnt
+        rungs = self.rungs if are_enough or at_random or not self.setup.short else self.short
         if at_random:
             fixed = {**self.unknown(seed), **(fixed or {})}
         answers = Answers(made(self.setup.make if model else random, seed, self), self.history, seed, rungs, fixed or {})

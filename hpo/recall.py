@@ -50,7 +50,7 @@ class Recall:
         """Know what a worker knows that has just joined."""
         search, settings = self.search, self.search.settings
         self.proposer = Proposer(settings.sampler, settings.seed, search.objectives.directions, lambda trial: search.space.propose(trial, search.bounds),
-                                 settings.ladder, bool(search.constraints), search.is_small_enough)
+                                 settings.ladder, bool(search.constraints), search.is_small_enough, settings.evaluated_rungs)
         self.pruner = Pruner(settings.reduction, settings.stop_confidence) if settings.pruner != "none" else None
         self.points = Points()
         self.texts: dict[int, str] = {}  # of distributions

@@ -1,6 +1,8 @@
-"""The rungs of a study: the numbers of steps at which trials are evaluated, and which candidates may have."""
+"""The rungs of a study: the numbers of steps which candidates may have, and at which trials are evaluated."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from hpo.errors import BadSetting
 
@@ -20,6 +22,15 @@ def ladder(steps: int, rungs: int, reduction: int) -> tuple[int, ...]:
         raise BadSetting(f"--rungs {rungs} --reduction {reduction}: of --steps {steps} they would be {'… ' if rungs > len(shown) else ''}{before}{after}, "
                          f"which do not grow from 1 on: take --rungs {len(found)}, or more --steps")
     return found[-rungs:]
+
+
+def evaluated(rungs: Sequence[int], last: int, steps: int) -> tuple[int, ...]:
+    """Where a trial of so many steps is evaluated, if trials are at the study's last so many rungs: at those below its own steps, and at those.
+
+    >>> evaluated((22, 67, 200), 2, 200), evaluated((22, 67, 200), 2, 67)
+    ((67, 200), (67,))
+    """
+    return (*(each for each in rungs[-last:] if each < steps), steps)
 
 
 def longest(steps: int, reduction: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from hpo.gaussian import AdditiveGP, Candidates, ReachableGP
 from trainers.errors import nearest
 
 RANDOM_TRIALS = 10  # before a model proposes, as Optuna has it; trials, however many rungs they have
-FIRST_TRIALS = 5  # the same of the default, whose first trials end at the first rung
+FIRST_TRIALS = 8  # the same of the default, whose first trials are short
 POPULATION = 10  # of NSGA-II: with 50 to 200 trials, 5 to 20 generations
 MUTATION = 0.2  # of each parameter; Optuna's 1 / their number changes mostly such as the trial has not, when the space is flattened
 RUNGS, LAST, NOTHING = "rungs", "last", "nothing"
@@ -39,8 +39,8 @@ class Sampler:
     """make: seed, what the space can give -> Optuna's sampler. learns: every evaluated rung (RUNGS), the last of each trial (LAST), or NOTHING.
 
     flat: whether it must see a conditional space as the union of its parameters. startup: trials that are proposed at random before a model is
-    asked; short: whether they are to end at the first rung. All others are to reach the last rung: one with fewer steps is evaluated at nothing that a
-    whole one is not, and ending a trial early is for the stopping rule, which has seen how it goes.
+    asked; short: whether they are to end where others are evaluated first. All others are to reach the last rung: one with fewer steps is evaluated at
+    nothing that a whole one is not, and ending a trial early is for the stopping rule, which has seen how it goes.
     """
 
     make: Callable[[int, Candidates], BaseSampler]

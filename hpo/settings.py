@@ -35,7 +35,7 @@ LONGEST_WHOLE = 63  # bits: longer ones no computation takes
 NAMED = ("model", "encoder", "data", "warm_start", "enqueue", "ray_address", "checkpoints", "out")  # see `check_named`
 POSITIVE = ("gpus_per_trial", "learning_rate_scale", "guidance_scale", "hours", "max_seconds", "max_grad_norm", "min_snr_gamma")
 LEAST = {"trials": 1, "train_images": 10, "steps": 1, "batch_size": 1, "generated": 20, "sampling_steps": 2, "seed": 0, "workers": 1,
-         "warmup_steps": 0, "accumulate": 1, "held_out_every": 0, "checkpoint_every": 0, "rungs": 1, "reduction": 2,
+         "warmup_steps": 0, "accumulate": 1, "held_out_every": 0, "checkpoint_every": 0, "rungs": 1, "evaluated_rungs": 1, "reduction": 2,
          "repeats": 1}
 TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text in quotes", type(None): "left out"}
 METAVARS = {bool: "BOOL", int: "N", float: "NUMBER", str: "TEXT"}
@@ -68,7 +68,8 @@ class Settings:
     train_images: int = setting(60, "model and data", "pictures a side: train, twin and second twin have this many each", means=True)
 
     steps: int = setting(200, "trial", "optimizer steps of the longest candidates", means=True)
-    rungs: int = setting(2, "trial", "numbers of steps at which a trial is evaluated, and which candidates may have, up to --steps", means=True)
+    rungs: int = setting(3, "trial", "numbers of steps that candidates may have, up to --steps; trials are evaluated at the last of them", means=True)
+    evaluated_rungs: int = setting(2, "trial", "how many of the last rungs a trial is evaluated at; yardstick and baselines are at all")
     reduction: int = setting(3, "trial", "factor from one rung's steps to the next", means=True)
     batch_size: int = setting(32, "trial", "pictures a training step", means=True)
     generated: int = setting(120, "trial", "pictures generated a side for the scores", means=True)
@@ -196,7 +197,7 @@ class Settings:
 
     @property
     def ladder(self) -> tuple[int, ...]:
-        """The study's rungs: numbers of steps that a candidate may have, and at which it is evaluated on the way."""
+        """The study's rungs: numbers of steps that a candidate may have, and at which it may be evaluated on the way."""
         return ladder(self.steps, self.rungs, self.reduction)
 
     def to_json(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from hpo.errors import BadSetting
 from hpo.identity import model_folder
 from hpo.proposer import STUCK, Proposal, internal
 from hpo.recall import Recall
+from hpo.rungs import evaluated
 from hpo.settings import Settings
 from hpo.spaces import BadProposal, Bounds
 from hpo.spaces.base import Trained
@@ -251,7 +252,7 @@ class Search:
         else:
             candidate = Candidate.from_json(taken.candidate)
             known = self.paid(candidate, taken.repeat) | dict(taken.rungs)
-            asked = Asked(taken.trial_id, taken.number, candidate, self.rungs_of(candidate), taken.repeat, taken.baseline, known)
+            asked = Asked(taken.trial_id, taken.number, candidate, tuple(taken.ahead), taken.repeat, taken.baseline, known)
         self.request = None
         return asked
 
@@ -303,7 +304,7 @@ class Search:
         asked = None
         if started.outcome is None:
             known = self.paid(candidate, entry.repeat, entry.yardstick)
-            asked = Asked(started.trial_id, started.number, candidate, self.rungs_of(candidate), entry.repeat, entry.baseline, known)
+            asked = Asked(started.trial_id, started.number, candidate, self.rungs_of(candidate, entry.baseline), entry.repeat, entry.baseline, known)
         self.request = None
         return asked
 
@@ -316,7 +317,7 @@ class Search:
     def row(self, candidate: Candidate, entry: Entry | None = None) -> trials.CandidateRow:
         trainable = self.trainable(candidate)
         return trials.CandidateRow(candidate.hash, candidate.root, 0 if entry is None else entry.repeat, candidate.words, candidate.method, candidate.steps,
-                                   self.rungs_of(candidate), candidate.to_json(), trainable, None if trainable is None else trainable / self.trained.units.total,
+                                   self.rungs_of(candidate, None if entry is None else entry.baseline), candidate.to_json(), trainable, None if trainable is None else trainable / self.trained.units.total,
                                    None if entry is None else entry.baseline, entry is not None and entry.yardstick)
 
     def is_small_enough(self, candidate: Candidate) -> bool:
@@ -333,9 +334,10 @@ class Search:
                 self.counted[what] = None
         return self.counted[what]
 
-    def rungs_of(self, candidate: Candidate) -> tuple[int, ...]:
-        """The study's rungs below the candidate's own steps, and those."""
-        return (*(steps for steps in self.settings.ladder if steps < candidate.steps), candidate.steps)
+    def rungs_of(self, candidate: Candidate, baseline: str | None = None) -> tuple[int, ...]:
+        """Where it is evaluated. Yardstick and baselines at every rung: others are compared with them at equal quality, wherever that is reached."""
+        ladder = self.settings.ladder
+        return evaluated(ladder, len(ladder) if baseline else self.settings.evaluated_rungs, candidate.steps)
 
     def infeasible(self, candidate: Candidate) -> tuple[str, str] | None:
         """Outcome and reason where a candidate is beyond what is allowed."""

@@ -82,7 +82,7 @@ class Started:
 @dataclass(frozen=True)
 class Taken:
     """A trial that waited and is now this worker's. Enqueued by plain Optuna: candidate and parameters are None, and
-    `fixed_params` holds what was enqueued. `rungs`: steps evaluated already -> busy seconds until then."""
+    `fixed_params` holds what was enqueued. `ahead`: steps at which it is to be evaluated; `rungs`: those that are -> busy seconds until then."""
 
     trial_id: int
     number: int
@@ -93,6 +93,7 @@ class Taken:
     parameters: Mapping[str, Any] | None
     user_attrs: Mapping[str, Any]
     fixed_params: Mapping[str, Any]
+    ahead: Sequence[int] | None
     rungs: Mapping[int, float]
     losses: int
 

@@ -191,10 +191,10 @@ $$;
 
 -- Gives a waiting trial to the connection's worker: first those that were left, then enqueued ones, the oldest first.
 -- One row with all that is needed to go on with it, or none. Passes over trials that another worker is taking.
-DROP FUNCTION IF EXISTS peft_pareto.take(integer, text);
-CREATE OR REPLACE FUNCTION peft_pareto.take(study integer, asked text, own_code text, own_rules text) RETURNS TABLE (
+DROP FUNCTION IF EXISTS peft_pareto.take(integer, text), peft_pareto.take(integer, text, text, text);
+CREATE FUNCTION peft_pareto.take(study integer, asked text, own_code text, own_rules text) RETURNS TABLE (
     trial_id integer, number integer, candidate jsonb, repeat integer, baseline text, yardstick boolean, parameters jsonb,
-    losses integer, user_attrs jsonb, fixed_params text, rungs jsonb) LANGUAGE plpgsql AS
+    losses integer, user_attrs jsonb, fixed_params text, ahead integer[], rungs jsonb) LANGUAGE plpgsql AS
 $$
 #variable_conflict use_column
 DECLARE
@@ -222,7 +222,7 @@ BEGIN
         SELECT t.trial_id, t.number, c.json, coalesce(c.repeat, 0), c.baseline, coalesce(c.yardstick, false), c.parameters, l.losses,
                coalesce((SELECT jsonb_object_agg(a.key, a.value_json) FROM optuna.trial_user_attributes a
                          WHERE a.trial_id = trial), '{}'),
-               (SELECT a.value_json FROM optuna.trial_system_attributes a WHERE a.trial_id = trial AND a.key = 'fixed_params'),
+               (SELECT a.value_json FROM optuna.trial_system_attributes a WHERE a.trial_id = trial AND a.key = 'fixed_params'), c.rungs,
                coalesce((SELECT jsonb_agg(jsonb_build_array(r.steps, r.seconds) ORDER BY r.steps) FROM peft_pareto.rungs r
                          WHERE r.trial_id = trial), '[]')
             FROM optuna.trials t

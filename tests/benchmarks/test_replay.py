@@ -40,6 +40,14 @@ def test_the_yardstick_is_full_fine_tuning_and_gives_the_reference_point(table: 
     assert table.values[table.rows[cell], -1, 1] == table.reference[1], "it copies more than the base model"
 
 
+def test_baselines_are_the_papers_methods_as_published(table: Table) -> None:
+    cells = [dict(table.propose(FixedTrial(dict(each))).root)["cell"] for each in table.baselines]
+    assert [cell.method for cell in cells] == ["attention", "bias", "norm", "lora", "svdiff", "difffit"]
+    assert all(len(cell.regions) == 3 for cell in cells) and {cell.rank for cell in cells if cell.method == "lora"} == {16}
+    assert all(0 < cell.rate < 6 for cell in cells), "the reference rate lies inside of a method's range"
+    assert all(each["steps"] == table.rungs[-1] for each in (table.yardstick, *table.baselines))
+
+
 def test_no_cell_is_better_than_the_best_there_is(table: Table) -> None:
     for cell, row in table.rows.items():
         point = answered(table, cell)

@@ -28,6 +28,7 @@ class Table:
     reference: tuple[float, float] = (10.0, 10.0)
     evaluation_seconds: float = 10.0
     yardstick: dict[str, Any] | None = None
+    baselines: tuple[dict[str, Any], ...] = ()
     seen: list[tuple[str, int]] = field(default_factory=list)
 
     def propose(self, trial: Any) -> Asked:
@@ -115,6 +116,16 @@ def test_the_yardstick_comes_first_and_is_never_stopped():
     table = Table({"a": (1.0, 1.0), "b": (2.0, 2.0)}, yardstick={"name": "b", "steps": 9})
     random_search(table, Hasty())
     assert table.seen == [("b", 1), ("b", 3), ("b", 9), ("a", 1)]
+
+
+def test_baselines_come_next_and_are_evaluated_at_all_rungs_which_others_are_not():
+    table = Table({name: (2.0, 2.0) for name in "abcd"}, yardstick={"name": "b", "steps": 9}, baselines=({"name": "d", "steps": 9},))
+    random_search(table, Hasty(), evaluated_rungs=2, baselines=True)
+    assert table.seen[:6] == [(name, steps) for name in "bd" for steps in (1, 3, 9)]
+    assert sorted(table.seen[6:]) == [("a", 3), ("c", 3)]
+    table.seen.clear()
+    random_search(table, Hasty(), evaluated_rungs=2)
+    assert sorted(table.seen[3:]) == [("a", 3), ("c", 3), ("d", 3)]
 
 
 def test_a_curve_is_read_between_its_points():

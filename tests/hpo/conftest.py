@@ -84,7 +84,7 @@ def opened(url) -> Iterator[Callable[[], Store]]:
 def searching(opened) -> Callable[..., Search]:
     """Makes registered studies whose trials are asked and told without any training: `searching(trials=5, space="reference")`."""
     def make(settings: Settings | None = None, identity: dict = IDENTITY, **changes) -> Search:
-        usual = Settings(study=f"test-{uuid.uuid4().hex[:10]}", trials=5, steps=40, rungs=3, stop_confidence=0.9)
+        usual = Settings(study=f"test-{uuid.uuid4().hex[:10]}", trials=5, steps=40, rungs=3, evaluated_rungs=3, stop_confidence=0.9)
         chosen = replace(settings or usual, **changes)
         search = Search(opened(), chosen)
         search.register(chosen.trials, identity)

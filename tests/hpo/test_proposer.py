@@ -248,7 +248,21 @@ def test_samplers_ask_for_whole_trials(sampler: str) -> None:
     assert {candidate["steps"] for candidate in Life(sampler).run(RANDOM_TRIALS + 3).candidates()} == {RUNGS[-1]}
 
 
-def test_the_defaults_first_trials_end_at_the_first_rung() -> None:
+@pytest.mark.parametrize(("evaluated_rungs", "steps"), [(1, 200), (2, 67), (3, 22), (9, 22), (None, 22)])
+def test_the_defaults_first_trials_end_where_others_are_evaluated_first(evaluated_rungs: int | None, steps: int) -> None:
+    assert Proposer("auto", 3, TWO, conditional, RUNGS, evaluated_rungs=evaluated_rungs).propose(0).candidate["steps"] == steps
+
+
+def test_no_more_of_the_defaults_trials_are_short_than_it_needs_however_many_are_begun_at_once() -> None:
+    proposer, steps = Proposer("auto", 3, TWO, conditional, RUNGS), []
+    for number in range(FIRST_TRIALS + 5):
+        proposal = proposer.propose(number)
+        proposer.started(number, proposal.parameters, proposal.distributions, proposal.system_attrs)
+        steps.append(proposal.candidate["steps"])
+    assert steps == [RUNGS[0]] * FIRST_TRIALS + [RUNGS[-1]] * 5
+
+
+def test_the_defaults_first_trials_are_short() -> None:
     candidates = Life("auto").run(FIRST_TRIALS + 3).candidates()
     assert [candidate["steps"] for candidate in candidates] == [RUNGS[0]] * FIRST_TRIALS + [RUNGS[-1]] * 3
     assert [candidate | {"steps": 0} for candidate in candidates[:FIRST_TRIALS]] == [

@@ -20,7 +20,7 @@ from storage.errors import StorageUnreachable
 from storage.retrying import retrying
 from storage.store import open_store, worker_name
 
-TRIALS = 12
+TRIALS = 14
 
 
 def scored(asked: Asked, steps: int) -> tuple[float, float]:
@@ -96,7 +96,7 @@ def fail_over(search: Search, recorded: int) -> None:
 
 
 def test_who_knows_rungs_that_a_fail_over_lost_learns_all_anew() -> None:
-    search = Search(open_store(new_database(), worker_name()), Settings(study="lost", trials=99, steps=40, rungs=3, sampler="tpe", baselines=False, seed=3))
+    search = Search(open_store(new_database(), worker_name()), Settings(study="lost", trials=99, steps=40, rungs=3, evaluated_rungs=3, sampler="tpe", baselines=False, seed=3))
     search.register(99, {"model": "m", "encoder": "e", "data": "d"})
     results.record_references(search.store, search.id, q_base=9.0, q_real=0.0, m_base=0.0, scores=BASE)
     for _ in range(6):

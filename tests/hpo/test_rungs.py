@@ -3,7 +3,7 @@
 import pytest
 
 from hpo.errors import BadSetting
-from hpo.rungs import ladder, longest
+from hpo.rungs import evaluated, ladder, longest
 from hpo.settings import Settings
 
 
@@ -14,8 +14,16 @@ def test_steps_divided_by_powers_of_the_reduction(steps: int, rungs: int, reduct
     assert Settings(steps=steps, rungs=rungs, reduction=reduction).check().ladder == found
 
 
-def test_the_default_is_two_rungs_as_the_documents_say() -> None:
-    assert Settings().ladder == (67, 200)
+def test_the_defaults_are_as_the_documents_say() -> None:
+    settings = Settings()
+    assert settings.ladder == (22, 67, 200)
+    assert evaluated(settings.ladder, settings.evaluated_rungs, 200) == (67, 200)
+
+
+@pytest.mark.parametrize("last, steps, found", [(3, 200, (22, 67, 200)), (1, 200, (200,)), (2, 67, (67,)), (2, 22, (22,)), (3, 67, (22, 67)), (9, 200, (22, 67, 200)),
+                                                (2, 100, (67, 100)), (2, 5, (5,))])
+def test_a_trial_is_evaluated_at_its_own_steps_and_at_the_last_rungs_below(last: int, steps: int, found: tuple[int, ...]) -> None:
+    assert evaluated((22, 67, 200), last, steps) == found
 
 
 def test_a_longer_ladder_has_the_shorter_one_at_its_end() -> None:

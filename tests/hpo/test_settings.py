@@ -146,7 +146,7 @@ def test_every_setting_is_one_of_what_means_something_or_may_change() -> None:
     free = {each.name for each in fields(Settings)} - means
     assert free == {"trials", "study", "storage", "model", "encoder", "data", "space", "baselines", "sampler", "engine", "workers", "gpus_per_trial", "ray_address", "device",
                     "keep", "out", "accumulate", "gradient_checkpointing", "held_out_every", "checkpoint_every", "checkpoints", "hours", "until_stable", "pruner",
-                    "stop_confidence", "stalled_after", "warm_start", "enqueue"}, "model, encoder, data and space are compared by content"
+                    "stop_confidence", "evaluated_rungs", "stalled_after", "warm_start", "enqueue"}, "model, encoder, data and space are compared by content"
 
 
 @pytest.mark.parametrize(("words", "says"), [((), True), (("--baselines",), True), (("--no-baselines",), False), (("--baselines", "false"), False),

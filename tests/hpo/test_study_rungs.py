@@ -56,6 +56,26 @@ def test_a_rung_of_a_running_trial_is_a_point_of_the_front_and_a_known_candidate
     assert leases.counts(search.store, search.id).finished == 1, "however many rungs it has"
 
 
+def test_a_trial_is_evaluated_at_the_last_rungs_and_what_others_are_measured_by_at_all(searching: Searching, opened: Callable) -> None:
+    search = searching(space="reference", trials=9, evaluated_rungs=2, baselines=True)
+    yardstick, baseline = (beside(search, opened).ask() for _ in range(2))
+    assert [(asked.baseline, asked.rungs) for asked in (yardstick, baseline)] == [("yardstick", (4, 13, 40)), (baseline.candidate.method, (4, 13, 40))]
+    search = searching(space="reference", trials=9, evaluated_rungs=2)
+    run(search, by_number)
+    assert [proposing(search, method, steps).rungs for method, steps in (("bias", 40), ("attention", 13), ("lora", 4))] == [(13, 40), (13,), (4,)]
+
+
+def test_a_trial_that_is_taken_up_keeps_its_rungs(searching: Searching, opened: Callable) -> None:
+    search = searching(space="reference", trials=9, evaluated_rungs=2)
+    run(search, by_number)
+    left = search.ask()
+    search.release(left)
+    other = beside(search, opened)
+    other.settings = replace(other.settings, evaluated_rungs=3)
+    taken = other.ask()
+    assert (taken.number, taken.rungs) == (left.number, left.rungs) == (1, (13, 40))
+
+
 def test_a_stopped_candidate_is_known_up_to_its_own_steps(searching: Searching) -> None:
     search = searching(space="reference", trials=9)
     quickly(search, 1.0, 1.0)
