@@ -42,7 +42,6 @@ from trainers.candidate import Candidate
 SPACE = f"{Path(__file__).with_name('outer_loop_space.py')}:propose"
 IDENTITY = {"model": "m", "encoder": "e", "data": "d"}
 BASE = {name: (0.0, 0.0, 0.0) for name in SCORES} | {"fd": (9.0, 8.9, 9.1)}
-RUNGS = 3
 REPLICATES, SPREAD = 256, 0.05
 SURVIVE = 1 / 3  # of a rung's trials, those that are not stopped there
 SECONDS = 30.0  # of a trial, as it is noted
@@ -63,7 +62,7 @@ class Drawn(FixedTrial):
 
 
 def settings(name: str, trials: int, **more: Any) -> Settings:
-    return Settings(study=name, trials=trials, space=SPACE, rungs=RUNGS, **more)
+    return Settings(study=name, trials=trials, space=SPACE, **more)
 
 
 def join(url: str, chosen: Settings, trained: Trained | None = None) -> Search:
@@ -244,7 +243,7 @@ def written(search: Search, ids: range, generator: np.random.Generator, cursor: 
         baseline = BASELINES[number] if number < len(BASELINES) else None
         asked = Drawn(generator)
         candidate = propose(asked, search.bounds) if baseline is None else reference_candidate(baseline, search.settings.steps)
-        reached = [steps for steps in search.settings.ladder if steps <= candidate.steps]
+        reached = list(search.rungs_of(candidate, baseline))
         kept = len(reached) if baseline else min(len(reached), generator.geometric(1 - SURVIVE))
         when = "2026-01-01 00:00:00"
         trials.rows.append((trial, number, search.id, "COMPLETE" if kept == len(reached) else "PRUNED", when, when))

@@ -65,6 +65,7 @@ class History:
         self.running: dict[int, tuple[Running, int]] = {}
         self.failed: dict[int, Running] = {}  # by their own cause
         self.width = 0  # constraints of a point
+        self.extremes: tuple[list[float], list[float]] | None = None  # worst values, and violations, of all points
         self.build()
 
     def build(self) -> None:
@@ -95,6 +96,7 @@ class History:
         grown = self.view.meet(point.distributions)
         known = bool(self.points or self.running)
         self.points.append(point)
+        self.extremes = self.worse(point)
         if known and (wider or grown):
             self.build()
         else:
@@ -123,14 +125,20 @@ class History:
 
     def worst_so_far(self) -> tuple[list[float], list[float]] | None:
         """Of each objective and of each constraint; None where nothing is known, or needed."""
-        if not self.failed or not self.points:
-            return None
-        values = [min(own) if direction == "maximize" else max(own) for direction, own in zip(self.directions, zip(*(point.values for point in self.points)))]
-        return values, [max(column) for column in zip(*(self.violations(point) for point in self.points))]
+        return self.extremes if self.failed else None
+
+    def worse(self, point: Point) -> tuple[list[float], list[float]]:
+        """The extremes with this point."""
+        values, violations = self.extremes or (point.values, self.violations(point))
+        return ([min(pair) if direction == "maximize" else max(pair) for direction, pair in zip(self.directions, zip(values, point.values))],
+                [max(pair) for pair in zip(self.padded(violations), self.violations(point))])
 
     def violations(self, point: Point) -> list[float]:
         """The GP needs equally many from each; who was measured without them meets them."""
-        return [*point.violations, *[0.0] * self.width][:self.width]
+        return self.padded(point.violations)
+
+    def padded(self, violations: Sequence[float]) -> list[float]:
+        return [*violations, *[0.0] * self.width][:self.width]
 
     def start(self, number: int, trial: Running) -> None:
         self.stop(number)

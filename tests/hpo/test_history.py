@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 
@@ -54,6 +55,19 @@ def test_violations_are_optunas_constraints_equally_many_for_each() -> None:
     unconstrained = History(["minimize"] * 2, AsAsked((22, 67)), constrained=False)
     unconstrained.teach(point(1, violations=(0.5,)))
     assert complete(unconstrained)[0].constraints == {}
+
+
+@pytest.mark.parametrize("places", itertools.permutations(range(3)))
+def test_what_failed_has_the_worst_values_and_violations_of_all_points_in_whichever_order_they_came(places: tuple[int, ...]) -> None:
+    history = History(["minimize", "maximize"], AsAsked((22, 67)), constrained=True)
+    history.fail(9, Running({"x": 0.9}, {"x": X}, {}, 22))
+    points = [point(0, (1.0, 5.0)), point(1, (3.0, 7.0), (-0.5, 0.25)), point(2, (2.0, 4.0))]
+    for place in places:
+        history.teach(points[place])
+    history.drop(history.ask(optuna.samplers.RandomSampler(seed=0))[1])
+    failed = complete(history)[0]
+    assert failed.params == {"x": 0.9, "steps": 22} and failed.values == [3.0, 4.0]
+    assert list(failed.constraints.values()) == [0.0, 0.25], "who was measured without constraints meets them"
 
 
 def test_twice_as_many_points_take_about_twice_as_long_to_load() -> None:
