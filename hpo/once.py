@@ -25,7 +25,7 @@ from trainers.candidate import Applied, Candidate, Part
 from trainers.listing import names
 
 GROUPS = ("model and data", "trial", "training")  # of settings that are flags here
-NOT = ("rungs", "reduction")  # it is evaluated once
+NOT = ("rungs", "evaluated_rungs", "reduction")  # it is evaluated once
 ALSO = ("seed", "device", "precision", "protects", "out")
 SCORED = ("generated", "train_images")  # what scores need LEAST of
 OUT = "out/once"

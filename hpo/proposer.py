@@ -62,7 +62,8 @@ class Proposer(Generic[T]):
     def __init__(self, sampler: str, seed: int, directions: Sequence[str], propose: Callable[[Any], T], rungs: Sequence[int], constrained: bool = False,
                  allows: Callable[[T], bool] = lambda candidate: True, evaluated_rungs: int | None = None):
         self.setup, self.seed, self.space, self.rungs, self.allows = SAMPLERS[sampler], seed, propose, tuple(rungs), allows
-        self.short = self.rungs[:len(self.rungs) - len(self.rungs[-(evaluated_rungs or 0):]) + 1]  # up to where trials are evaluated first
+        evaluated = self.rungs[-evaluated_rungs:] if evaluated_rungs else self.rungs
+        self.short = self.rungs[:-len(evaluated)] + evaluated[:1]  # up to where trials are evaluated first
         self.history = History(directions, Flat(self.rungs) if self.setup.flat else AsAsked(self.rungs), constrained)
         self.durations = Seconds(self.history.view)
         self.learnt: set[int] = set()  # numbers of the trials
@@ -154,7 +155,7 @@ class Proposer(Generic[T]):
         seed = seed_of(self.seed, number)
         ready = len(self.learnt) >= self.setup.startup
         model = ready and not at_random
-        are_enough = len(self.learnt.union(self.history.running)) >= self.setup.startup  # many may be begun before one is learnt
+        are_enough = ready or len(self.learnt.union(self.history.running)) >= self.setup.startup  # many may be begun before one is learnt
         rungs = self.rungs if are_enough or at_random or not self.setup.short else self.short
         if at_random:
             fixed = {**self.unknown(seed), **(fixed or {})}
