@@ -45,8 +45,8 @@ class Table(Problem):
         yardstick, *baselines = (published(name, first) for name in BASELINES)
         reference = tuple(np.maximum(arrays["base"], values[first[yardstick], -1]).tolist())
         return cls("cells", reference, noise=(0.0, 0.0), rungs=STEPS, evaluation_seconds=float(np.nanmedian(arrays["evaluation"])),
-                   yardstick=answers(yardstick), baselines=tuple(map(answers, baselines)), rows=first, values=values, deviations=arrays["deviations"], spread=spread_of(values, own, first),
-                   step_seconds=seconds)
+                   yardstick=answers(yardstick), baselines=tuple(map(answers, baselines)), rows=first, values=values, deviations=arrays["deviations"],
+                   spread=spread_of(values, own, first), step_seconds=seconds)
 
     @cached_property
     def offers(self) -> dict[str, tuple[tuple, tuple]]:

@@ -55,7 +55,8 @@ DEFAULT, RANDOM = Kind("auto", "moasha", Settings().evaluated_rungs), Kind("rand
 RIVALS = {Kind("random", "MO-ASHA"): "MO-ASHA with random proposals (Syne Tune)", Kind("nsga2", "none"): "NSGA-II", Kind("tpe", "none"): "TPE",
           Kind("gp", "none"): "Gaussian process"}
 # The default as a launch has it, and at every rung, and each other sampler with each of the product's rules.
-OTHERS = (DEFAULT._replace(baselines=True), Kind("auto", "moasha"), *(Kind(name, "moasha", DEFAULT.evaluated) for name in SAMPLERS), *(Kind(name, "none") for name in SAMPLERS))
+OTHERS = (DEFAULT._replace(baselines=True), Kind("auto", "moasha"), *(Kind(name, "moasha", DEFAULT.evaluated) for name in SAMPLERS),
+          *(Kind(name, "none") for name in SAMPLERS))
 TARGETS = (DEFAULT, RANDOM, *RIVALS)
 KINDS = tuple(dict.fromkeys([*TARGETS, *OTHERS]))
 POINTS = 101  # of a drawn curve
@@ -111,7 +112,8 @@ def make(run: Run) -> str:
         problem, rule = problem_of(run.problem), RULES[run.kind.rule]
         started = time.monotonic()
         proposing = Proposer(run.kind.sampler, run.seed, ["minimize", "minimize"], problem.propose, problem.rungs, evaluated_rungs=run.kind.evaluated)
-        curve = search(problem, proposing, rule and rule(), run.seed, run.budget * problem.whole_seconds(), evaluated_rungs=run.kind.evaluated, baselines=run.kind.baselines)
+        curve = search(problem, proposing, rule and rule(), run.seed, run.budget * problem.whole_seconds(), evaluated_rungs=run.kind.evaluated,
+                       baselines=run.kind.baselines)
         run.file.parent.mkdir(parents=True, exist_ok=True)
         unfinished = run.file.with_suffix(f".{os.getpid()}.npz")
         np.savez(unfinished, cost=curve.cost, elapsed=curve.elapsed, trials=curve.trials, hypervolume=curve.hypervolume, stopped=curve.stopped,

@@ -33,7 +33,8 @@ GB, HOUR = 1e9, 3600
 @dataclass(frozen=True)
 class Costs:
     """Seconds are of one worker. trials: that are left to run; is_prepared: whether what is computed once is in this machine's cache; sides: patients and
-    pictures by split; caches: bytes by name; step: seconds a training step by method; picture: of a generated picture; loss: of a picture's loss at all draws; encode: of a picture that is encoded; load: of the base model."""
+    pictures by split; caches: bytes by name; step: seconds a training step by method; picture: of a generated picture; loss: of a picture's
+    loss at all draws; encode: of a picture that is encoded; load: of the base model."""
 
     settings: Settings
     trials: int

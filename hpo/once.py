@@ -163,7 +163,8 @@ CANDIDATE: dict[str, dict[str, Any]] = {  # flags that say what is trained
 
 
 def command() -> Parser:
-    result = parser("python -m hpo.once", __doc__.partition("\n")[0], [each.name for each in fields(Settings) if each.metadata["group"] in GROUPS and each.name not in NOT or each.name in ALSO])
+    flags = [each.name for each in fields(Settings) if each.metadata["group"] in GROUPS and each.name not in NOT or each.name in ALSO]
+    result = parser("python -m hpo.once", __doc__.partition("\n")[0], flags)
     group = result.add_argument_group("candidate")
     for name, how in CANDIDATE.items():
         group.add_argument(flag(name), default=None, **how)

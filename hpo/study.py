@@ -179,7 +179,8 @@ class Search:
         for name in PATHS:
             if free[name] is not None and is_place(name, free[name]):
                 free[name] = str(Path(free[name]).absolute())
-        return {**free, "space": self.space.name, "code": code.content_hash(), "deadline": None if self.settings.hours is None else leases.now(self.store) + 3600 * self.settings.hours}
+        deadline = None if self.settings.hours is None else leases.now(self.store) + 3600 * self.settings.hours
+        return {**free, "space": self.space.name, "code": code.content_hash(), "deadline": deadline}
 
     def life(self, name: str) -> Life:
         """Of this worker's thread while it works at that: where it hangs for --stalled-after, the process ends."""
@@ -315,10 +316,10 @@ class Search:
         return {steps: 0.0 for steps in known if steps < candidate.steps or yardstick and steps == candidate.steps}
 
     def row(self, candidate: Candidate, entry: Entry | None = None) -> trials.CandidateRow:
-        trainable = self.trainable(candidate)
-        return trials.CandidateRow(candidate.hash, candidate.root, 0 if entry is None else entry.repeat, candidate.words, candidate.method, candidate.steps,
-                                   self.rungs_of(candidate, None if entry is None else entry.baseline), candidate.to_json(), trainable, None if trainable is None else trainable / self.trained.units.total,
-                                   None if entry is None else entry.baseline, entry is not None and entry.yardstick)
+        entry, trainable = entry or Entry(candidate), self.trainable(candidate)
+        share = None if trainable is None else trainable / self.trained.units.total
+        return trials.CandidateRow(candidate.hash, candidate.root, entry.repeat, candidate.words, candidate.method, candidate.steps,
+                                   self.rungs_of(candidate, entry.baseline), candidate.to_json(), trainable, share, entry.baseline, entry.yardstick)
 
     def is_small_enough(self, candidate: Candidate) -> bool:
         """Whether it can be trained, within what is known before a training; without such a bound its own trial says whether it can."""
