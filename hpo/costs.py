@@ -15,7 +15,7 @@ from hpo.inner_loop import check_usable, is_prepared, pick_device
 from hpo.preparation import SPLITS, Dealt
 from hpo.rungs import evaluated
 from hpo.settings import Settings
-from hpo.spaces.reference import reference_candidate
+from hpo.spaces.reference import BASELINES, reference_candidate
 from hpo.tuning import Tuning
 from hpo.unscored import Unscored
 from trainers import base_model, denoising
@@ -69,8 +69,10 @@ class Costs:
 
     @property
     def all(self) -> float:
-        """Seconds of all trials, if every one runs to the last rung."""
-        return self.trials * self.trial(self.settings.steps)
+        """Seconds of all trials, if every one runs to the last rung, and none of the yardstick and the baselines is done."""
+        steps, baselines = self.settings.steps, len(BASELINES) if self.settings.baselines else 1
+        more = len(self.settings.ladder) - len(self.rungs(steps))  # evaluations of these
+        return self.trials * self.trial(steps) + min(self.trials, baselines) * more * self.evaluation
 
     def lines(self) -> Iterator[str]:
         settings, rungs = self.settings, self.rungs(self.settings.steps)

@@ -45,7 +45,8 @@ PATHS = ("model", "encoder", "data", "out", "checkpoints")
 
 @dataclass(frozen=True)
 class Asked:
-    """A trial that this worker holds the lease of. rungs: the numbers of steps at which it is to be evaluated; known: seconds until each that is."""
+    """A trial that this worker holds the lease of. rungs: the numbers of steps at which it is to be evaluated; known: seconds until each that is,
+    by whatever trial."""
 
     id: int
     number: int
@@ -63,6 +64,12 @@ class Asked:
     def exempt(self) -> bool:
         """Whether it is never stopped: others are measured by it, or its last rung was asked for."""
         return self.baseline is not None or self.repeat > 0
+
+    @property
+    def left(self) -> tuple[int, ...]:
+        """Rungs that are still to be evaluated. None below one that is: whoever trains for that would train again what has been trained."""
+        reached = max(self.known or (), default=0)
+        return tuple(steps for steps in self.rungs if steps > reached)
 
     def at(self, steps: int) -> Candidate:
         """The candidate that a rung of this trial is."""

@@ -56,7 +56,7 @@ def run_trial(search: Search, inner: InnerLoop, asked: Asked) -> Generator[int, 
 
 def evaluate(search: Search, inner: InnerLoop, asked: Asked) -> Generator[int, None, str]:
     """Fine-tune, generate and score under a heartbeat, rung by rung; what is written is not cut in two by a signal."""
-    left = [steps for steps in asked.rungs if steps not in asked.known]
+    left = asked.left
     before = max(asked.known.values(), default=0.0)
     if not left:  # the worker that measured the last rung died before it told
         return retrying(lambda: search.finish(asked))

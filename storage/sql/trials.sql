@@ -35,8 +35,8 @@ END
 $$;
 
 -- Number of a trial of the same root and repeat by which running so many steps is useless: this rung was evaluated (which
--- counts first); or a trial is on its way there; was stopped on its way there or beyond; or failed by the candidate's own
--- fault before. NULL if there is none. Locks nothing.
+-- counts first); or a trial is on its way there; was stopped, before it came there, on its way there or beyond; or failed by the
+-- candidate's own fault before. NULL if there is none. Locks nothing.
 CREATE OR REPLACE FUNCTION peft_pareto.duplicate_of(study integer, wanted text, wanted_steps integer, wanted_repeat integer)
     RETURNS integer LANGUAGE sql STABLE AS
 $$
@@ -49,6 +49,7 @@ $$
           AND (r.trial_id IS NOT NULL
                OR t.state IN ('RUNNING', 'WAITING') AND wanted_steps = ANY (c.rungs)
                OR t.state = 'PRUNED' AND c.steps >= wanted_steps
+                   AND wanted_steps > coalesce((SELECT max(e.steps) FROM peft_pareto.rungs e WHERE e.trial_id = c.trial_id), 0)
                OR t.state = 'FAIL' AND l.outcome = 'failed' AND l.own_cause AND c.steps <= wanted_steps)
         ORDER BY r.trial_id IS NULL, t.number LIMIT 1
 $$;

@@ -65,6 +65,28 @@ def test_a_trial_is_evaluated_at_the_last_rungs_and_what_others_are_measured_by_
     assert [proposing(search, method, steps).rungs for method, steps in (("bias", 40), ("attention", 13), ("lora", 4))] == [(13, 40), (13,), (4,)]
 
 
+def test_nothing_is_trained_again_for_a_rung_below_one_that_is_known(searching: Searching, opened: Callable) -> None:
+    search = searching(space="reference", trials=20, evaluated_rungs=2, baselines=True)
+    yardstick, other = asks(search), beside(search, opened)
+    stopped = proposing(other, "lora", 40)
+    rung(other, stopped, 13, 50.0, 50.0)
+    other.finish(stopped, stopped=True)
+    run(search, by_number, yardstick)
+    while (asked := asks(search)).candidate.root != stopped.candidate.root:
+        run(search, by_number, asked)
+    assert (asked.baseline, asked.rungs, list(asked.known), asked.left) == ("lora", (4, 13, 40), [13], (40,))
+
+
+def test_what_was_stopped_is_not_known_where_it_was_not_evaluated(searching: Searching) -> None:
+    search = searching(space="reference", trials=9, evaluated_rungs=2)
+    run(search, by_number)
+    stopped = proposing(search, "bias", 40)
+    rung(search, stopped, 13, 50.0, 50.0)
+    search.finish(stopped, stopped=True)
+    assert [search.duplicate_of(stopped.at(steps), 0) for steps in (4, 12, 13, 14, 40, 41)] == [None, None, 1, 1, 1, None]
+    assert proposing(search, "bias", 4).rungs == (4,)
+
+
 def test_a_trial_that_is_taken_up_keeps_its_rungs(searching: Searching, opened: Callable) -> None:
     search = searching(space="reference", trials=9, evaluated_rungs=2)
     run(search, by_number)

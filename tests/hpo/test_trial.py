@@ -110,6 +110,22 @@ def test_a_finished_trial_has_scores_words_and_tensors_at_each_rung(search: Sear
     assert len(files(search, keeping.WEIGHTS)) == len(results.front(search.store, search.settings.study)), "and no other file"
 
 
+def test_a_new_yardstick_that_was_trained_as_another_trial_is_finished_with_what_is_known(searching: Callable, inner: InnerLoop, opened: Callable, tmp_path,
+                                                                                         query: Callable) -> None:
+    """The other was evaluated at its last rung only, and a yardstick is at each."""
+    search = searching(replace(inner.settings, study="taken over", out=str(tmp_path / "out")), trials=6, space="reference", evaluated_rungs=1, baselines=False, sampler="tpe")
+    first, other = asks(search), beside(search, opened)
+    search.study.enqueue_trial({"method": "attention", "steps": 4})
+    trained = asks(other)
+    assert trained.rungs == (4,) and ended(run_trial(other, inner, trained)) == ([], "finished")
+    search.fail(first, "TrainingDiverged: the loss is NaN", own_cause=True)
+    yardstick = asks(search)
+    assert (yardstick.candidate, yardstick.baseline, yardstick.rungs, yardstick.left) == (trained.candidate, "yardstick", (2, 4), ())
+    assert ended(run_trial(search, inner, yardstick)) == ([], "finished")
+    assert outcome(search, query, yardstick.number)[:2] == ("COMPLETE", "finished")
+    assert stored(search, yardstick)[4] == stored(search, trained)[4]
+
+
 def test_what_was_given_back_goes_on_elsewhere_from_its_last_rung_to_the_same_scores(search: Search, inner: InnerLoop, opened: Callable, query: Callable) -> None:
     asked = search.ask()
     trial = run_trial(search, inner, asked)

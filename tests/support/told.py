@@ -48,8 +48,8 @@ def asks(search: Search) -> Asked:
 def run(search: Search, scored: Callable[[Asked, int], tuple[float, float]], asked: Asked | None = None) -> tuple[Asked, str]:
     """A whole trial as a worker runs it, all its rungs and perhaps stopped on the way; scored: trial, steps -> (fd, copy_excess). Gives how it ended."""
     asked = asked or asks(search)
-    for steps in asked.rungs:
-        if steps not in asked.known and rung(search, asked, steps, *scored(asked, steps)):
+    for steps in asked.left:
+        if rung(search, asked, steps, *scored(asked, steps)):
             return asked, search.finish(asked, stopped=True)
     return asked, search.finish(asked)
 
