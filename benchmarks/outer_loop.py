@@ -239,7 +239,8 @@ def report(measured: dict[int, Measured], shares: list[outer_loop_workers.Share]
         within = 100 * sum(share.trials for share in shares) / sum(share.whole for share in shares)
         good &= not failed and within >= LEAST_IN_TRIALS
         lines.append(f"{len(shares)} simulated workers on one store, {WORKER_TRIALS} trials of {WORKER_SECONDS:.0f} s each, random sampler, "
-                     f"two rungs at most (three of yardstick and baselines), heartbeats: {len(failed)} errors, {within:.1f} % of their time in trials (target ≥ {LEAST_IN_TRIALS:.0f} %).")
+                     f"two rungs at most (three of yardstick and baselines), heartbeats: {len(failed)} errors, {within:.1f} % of their time in trials "
+                     f"(target ≥ {LEAST_IN_TRIALS:.0f} %).")
         print(*failed[:3], sep="\n", file=sys.stderr)
     return "\n".join(lines), good
 

@@ -18,6 +18,7 @@ from optuna.trial import FixedTrial, FrozenTrial
 from hpo.errors import SearchError
 from hpo.flat import STEPS, UNSAID, AsAsked, Flat, at
 from hpo.history import History, Point, Running, without_steps
+from hpo.rungs import evaluated
 from hpo.samplers import LAST, NOTHING, POPULATION, RUNGS, SAMPLERS, made, random
 from hpo.seconds import Seconds
 from hpo.spaces.base import BadProposal
@@ -62,8 +63,8 @@ class Proposer(Generic[T]):
     def __init__(self, sampler: str, seed: int, directions: Sequence[str], propose: Callable[[Any], T], rungs: Sequence[int], constrained: bool = False,
                  allows: Callable[[T], bool] = lambda candidate: True, evaluated_rungs: int | None = None):
         self.setup, self.seed, self.space, self.rungs, self.allows = SAMPLERS[sampler], seed, propose, tuple(rungs), allows
-        evaluated = self.rungs[-evaluated_rungs:] if evaluated_rungs else self.rungs
-        self.short = self.rungs[:-len(evaluated)] + evaluated[:1]  # up to where trials are evaluated first
+        first = evaluated(self.rungs, evaluated_rungs or len(self.rungs), self.rungs[-1])[0]
+        self.short = self.rungs[:self.rungs.index(first) + 1]  # up to where trials are evaluated first
         self.history = History(directions, Flat(self.rungs) if self.setup.flat else AsAsked(self.rungs), constrained)
         self.durations = Seconds(self.history.view)
         self.learnt: set[int] = set()  # numbers of the trials
