@@ -170,7 +170,7 @@ def result_of(name: str, seeds: Sequence[int], kinds: Sequence[Kind]) -> Result:
 def body(results: dict[str, Result], first: int = FIRST_SEED) -> str:
     """The tables of docs/search.md."""
     curves = next(iter(results.values())).curves
-    seeds = len(curves[DEFAULT])
+    seeds, chosen = len(curves[DEFAULT]), " (settings were chosen on others)" if first == FIRST_SEED else ""
     targets = [[name, f"{result.median_at(DEFAULT, BUDGET):.3f}", f"{result.median_at(RANDOM, RANDOM_BUDGET):.3f}",
                 "–" if result.reaches() == float("inf") else f"{result.reaches():g}", *(f"{result.wins(kind)}" for kind in RIVALS)] for name, result in results.items()]
     functions = [result for name, result in results.items() if name in problems.PROBLEMS]
@@ -182,7 +182,7 @@ def body(results: dict[str, Result], first: int = FIRST_SEED) -> str:
                 for name, result in results.items() if result.problem.baselines and LAUNCHED[0] in curves]
     areas = [[name, *(f"{np.median(result.areas(kind)):.3f}" for kind in curves)] for name, result in results.items()]
     return "\n\n".join([
-        f"Made by `python -m benchmarks.search --write`: {seeds} seeds, from {first} on (settings were chosen on others). Hypervolume as a share of the best "
+        f"Made by `python -m benchmarks.search --write`: {seeds} seeds, from {first} on{chosen}. Hypervolume as a share of the best "
         f"there is (of all cells of the table, or of the known front). The default is `--sampler auto` with the rule above, at {DEFAULT.evaluated} of 3 rungs. "
         "A full trial's cost is all steps and one evaluation; searches without stopping pay one evaluation a trial. On the table each search begins with the yardstick, as a study does; nothing of it is free.",
         table(["problem", f"default after {BUDGET} full trials' cost", f"random after {RANDOM_BUDGET}", "default is there after",

@@ -13,7 +13,6 @@ from hpo import keeping
 from hpo.identity import model_folder
 from hpo.inner_loop import check_usable, is_prepared, pick_device
 from hpo.preparation import SPLITS, Dealt
-from hpo.rungs import evaluated
 from hpo.settings import Settings
 from hpo.spaces.reference import BASELINES, reference_candidate
 from hpo.tuning import Tuning
@@ -59,23 +58,19 @@ class Costs:
         """Seconds before the first trial: where nothing is cached, pictures are encoded, and the untouched base is measured."""
         return self.load if self.is_prepared else self.load + sum(pictures for _, pictures in self.sides.values()) * self.encode + self.evaluation
 
-    def rungs(self, steps: int) -> tuple[int, ...]:
-        """Where a trial of so many steps that is no baseline is evaluated."""
-        return evaluated(self.settings.ladder, self.settings.evaluated_rungs, steps)
-
     def trial(self, steps: int) -> float:
         """Seconds of a trial of so many steps that is never stopped."""
-        return steps * fmean(self.step.values()) + len(self.rungs(steps)) * self.evaluation
+        return steps * fmean(self.step.values()) + len(self.settings.rungs_of(steps)) * self.evaluation
 
     @property
     def all(self) -> float:
         """Seconds of all trials, if every one runs to the last rung, and none of the yardstick and the baselines is done."""
         steps, baselines = self.settings.steps, len(BASELINES) if self.settings.baselines else 1
-        more = len(self.settings.ladder) - len(self.rungs(steps))  # evaluations of these
+        more = len(self.settings.rungs_of(steps, baseline=True)) - len(self.settings.rungs_of(steps))  # evaluations of these
         return self.trials * self.trial(steps) + min(self.trials, baselines) * more * self.evaluation
 
     def lines(self) -> Iterator[str]:
-        settings, rungs = self.settings, self.rungs(self.settings.steps)
+        settings, rungs = self.settings, self.settings.rungs_of(self.settings.steps)
         yield "sides:       " + ", ".join(f"{name.replace('_', ' ')} {pictures} pictures of {patients} patients" for name, (patients, pictures) in self.sides.items())
         yield "caches:      " + ", ".join(f"{name} {size / GB:.3f} GB" for name, size in self.caches.items()) + f"; {sum(self.caches.values()) / GB:.3f} GB in all"
         yield (f"measured:    on {self.device}, a step of {settings.batch_size} " + ", ".join(f"{name} {seconds:.3g} s" for name, seconds in self.step.items())

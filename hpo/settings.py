@@ -14,7 +14,7 @@ from typing import Any, get_args, get_type_hints
 from hpo import engines
 from hpo.command import Parser, decimal, toml, whole
 from hpo.errors import BadSetting
-from hpo.rungs import ladder
+from hpo.rungs import evaluated, ladder
 from trainers import optimizers
 from trainers.data.resolution import Resolution
 from trainers.errors import BadData, nearest
@@ -199,6 +199,11 @@ class Settings:
     def ladder(self) -> tuple[int, ...]:
         """The study's rungs: numbers of steps that a candidate may have, and at which it may be evaluated on the way."""
         return ladder(self.steps, self.rungs, self.reduction)
+
+    def rungs_of(self, steps: int, baseline: bool = False) -> tuple[int, ...]:
+        """Where a trial of so many steps is evaluated. Yardstick and baselines at every rung: others are compared with them at equal quality,
+        wherever that is reached."""
+        return evaluated(self.ladder, self.rungs if baseline else self.evaluated_rungs, steps)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -21,7 +21,6 @@ from hpo.errors import BadSetting
 from hpo.identity import model_folder
 from hpo.proposer import STUCK, Proposal, internal
 from hpo.recall import Recall
-from hpo.rungs import evaluated
 from hpo.settings import Settings
 from hpo.spaces import BadProposal, Bounds
 from hpo.spaces.base import Trained
@@ -343,9 +342,7 @@ class Search:
         return self.counted[what]
 
     def rungs_of(self, candidate: Candidate, baseline: str | None = None) -> tuple[int, ...]:
-        """Where it is evaluated. Yardstick and baselines at every rung: others are compared with them at equal quality, wherever that is reached."""
-        ladder = self.settings.ladder
-        return evaluated(ladder, len(ladder) if baseline else self.settings.evaluated_rungs, candidate.steps)
+        return self.settings.rungs_of(candidate.steps, baseline is not None)
 
     def infeasible(self, candidate: Candidate) -> tuple[str, str] | None:
         """Outcome and reason where a candidate is beyond what is allowed."""
