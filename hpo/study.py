@@ -387,7 +387,7 @@ class Search:
         return decision.stop
 
     def finish(self, asked: Asked, stopped: bool = False) -> str:
-        """Tell a trial whose last rung is written; gives its outcome: failed if its joint reward does not exist. Raises LeaseLost."""
+        """Tell a trial whose last rung is written; gives its outcome: failed if its joint reward does not exist. Raises LeaseLost, RungLost."""
         values = None if stopped else standing.values_at(self.store, asked.id, asked.candidate.steps)
         if not stopped and self.objectives.is_joint_reward:
             reward = self.reward(asked, *values)

@@ -99,5 +99,13 @@ class LeaseLost(StorageError):
         super().__init__(f"trial {trial} may not be written by worker {worker!r}: {why}; drop it and ask for another")
 
 
+class RungLost(StorageError):
+    """A rung that was written is not stored any more: the server that answers now lagged behind the one that stored it."""
+
+    def __init__(self, trial: int, steps: int) -> None:
+        self.trial, self.steps = trial, steps
+        super().__init__(f"trial {trial} has no rung at {steps} steps any more, a fail-over of the database lost it: the trial is evaluated there again")
+
+
 class BadValue(StorageError):
     """A value that must not reach the store, such as a NaN score."""

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import text
 
 from storage import leases
+from storage.errors import RungLost
 from storage.store import Store
 
 LONGEST_WRITE = 60.0  # seconds, from when a trial's end is dated to when others see it: far more than the one statement takes
@@ -133,8 +134,11 @@ def rung_count(store: Store, study_id: int) -> int:
 
 
 def values_at(store: Store, trial_id: int, steps: int) -> list[float]:
-    """The objectives' scores of an evaluated rung, in order; [q, m] in a joint_reward study."""
-    return list(_rows(store, "SELECT values FROM peft_pareto.rungs WHERE trial_id = :trial AND steps = :steps", trial=trial_id, steps=steps)[0]["values"])
+    """The objectives' scores of an evaluated rung, in order; [q, m] in a joint_reward study. Raises RungLost."""
+    rows = _rows(store, "SELECT values FROM peft_pareto.rungs WHERE trial_id = :trial AND steps = :steps", trial=trial_id, steps=steps)
+    if not rows:
+        raise RungLost(trial_id, steps)
+    return list(rows[0]["values"])
 
 
 def evaluated_at(store: Store, trial_id: int) -> set[int]:

@@ -13,10 +13,11 @@ from told import asks, beside, run, rung
 
 from hpo.settings import Settings
 from hpo.study import Asked, Search
+from hpo.trial import is_own_cause
 from metrics.estimate import Estimate
 from metrics.scores import Scores
 from storage import results, standing, trials
-from storage.errors import StorageUnreachable
+from storage.errors import RungLost, StorageUnreachable
 from storage.retrying import retrying
 from storage.store import open_store, worker_name
 
@@ -111,6 +112,11 @@ def test_who_knows_rungs_that_a_fail_over_lost_learns_all_anew() -> None:
     rung(search, asked, asked.rungs[1], *scored(asked, asked.rungs[1]))
     late = Search(open_store(search.store.url, worker_name()), search.settings)
     assert known(search) == known(late) and sorted(search.recall.pruner.trials[asked.number].values) == [asked.rungs[1]]
+    with pytest.raises(RungLost, match=f"no rung at {asked.rungs[-1]} steps any more"):  # it was written, then the server failed over
+        search.finish(asked)
+    assert search.fail(asked, "RungLost: a fail-over", own_cause=is_own_cause(RungLost(asked.id, asked.rungs[-1]))) == "left"
+    again = asks(late)
+    assert again.number == asked.number and asked.rungs[-1] in again.left
     for each in (search, late):
         each.store.close()
 
