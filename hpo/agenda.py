@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 YARDSTICK = "yardstick"
 LIVE = ("RUNNING", "WAITING")
 MOST_DUPLICATES = 100  # in a row: then the space counts as exhausted
+MOST_INFEASIBLE = 1000  # in a row: then what the constraints allow is exhausted, or they are too hard to go on
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,12 @@ class Entry:
     @property
     def yardstick(self) -> bool:
         return self.baseline == YARDSTICK
+
+
+def is_exhausted(counts: Counts) -> bool:
+    """Whether what may be run is known already. Where a hard constraint lets little be run, random proposals meet that too rarely for so many
+    duplicates in a row; that there are any says that something may be run."""
+    return counts.duplicates_in_a_row >= MOST_DUPLICATES or counts.infeasible_in_a_row >= MOST_INFEASIBLE and counts.duplicates > 0
 
 
 class Agenda:
@@ -100,8 +107,7 @@ class Agenda:
         """A point of the front that was run less often than --repeats says; at most every second trial is a repeat, while anything else is left."""
         if self.settings.repeats < 2:
             return None
-        exhausted = counts.duplicates_in_a_row >= MOST_DUPLICATES
-        return self.missing() if exhausted or 2 * standing.repeats(self.store, self.search.id) < counts.finished + counts.running else None
+        return self.missing() if is_exhausted(counts) or 2 * standing.repeats(self.store, self.search.id) < counts.finished + counts.running else None
 
     def missing(self) -> Entry | None:
         for candidate, repeats in standing.front_candidates(self.store, self.search.id):

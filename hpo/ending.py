@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from hpo.agenda import MOST_DUPLICATES
+from hpo import agenda
+from hpo.agenda import is_exhausted
 from storage import leases, results, standing
 
 if TYPE_CHECKING:
     from hpo.study import Search
 
 FAILED_BEFORE = "failed_before"  # on the study: failures of former launches, which do not count against this one
-MOST_INFEASIBLE = 1000  # in a row: then the constraints are too hard to go on
 LEAST_FAILURES, FAILURE_SHARE = 10, 0.2  # DESIGN, decision 1: max(10, N / 5) failed trials are replaced
 STABLE_TRIALS, STABLE_GROWTH = 20, 0.01  # --until-stable: finished trials, and how much the hypervolume must grow over them
 NO_REWARD = ("joint_reward is not defined: the yardstick does not copy more than the untouched base, or the base is no worse than real pictures; "
@@ -48,9 +48,10 @@ class Ending:
         failed = counts.failed and counts.failed - self.search.study.user_attrs.get(FAILED_BEFORE, 0)  # which Optuna asks the database for
         if failed > most_failures(counts.trials):
             return Ended(1, f"{failed} trials failed, more than max({LEAST_FAILURES}, N/5): {self.reasons()}")
-        if counts.duplicates_in_a_row >= MOST_DUPLICATES and not counts.waiting and self.search.agenda.next(counts) is None:
-            return self.exhausted(failed)
-        if counts.infeasible_in_a_row >= MOST_INFEASIBLE and not counts.waiting and self.search.agenda.next(counts) is None:
+        too_hard = counts.infeasible_in_a_row >= agenda.MOST_INFEASIBLE
+        if (too_hard or is_exhausted(counts)) and not counts.waiting and self.search.agenda.next(counts) is None:
+            if is_exhausted(counts):
+                return self.exhausted(counts, failed)
             return Ended(1, f"{counts.infeasible_in_a_row} proposals in a row violated --{self.search.constraints.size.name}: loosen it or take another "
                             "--space, in a study of another name (--study)")
         if self.search.settings.until_stable and (said := self.stable()):
@@ -76,9 +77,12 @@ class Ending:
             return None
         return f"the front is stable: its hypervolume grew by less than {STABLE_GROWTH:.0%} over the last {STABLE_TRIALS} finished trials"
 
-    def exhausted(self, failed: int) -> Ended:
+    def exhausted(self, counts: leases.Counts, failed: int) -> Ended:
         """Nothing new is proposed: a good end, unless what was proposed has only failed."""
-        said = f"the space is exhausted: {MOST_DUPLICATES} proposals in a row were known already"
+        said = f"the space is exhausted: {agenda.MOST_DUPLICATES} proposals in a row were known already"
+        if counts.duplicates_in_a_row < agenda.MOST_DUPLICATES:
+            said = (f"the space is exhausted: the last {counts.infeasible_in_a_row} proposals but those that were known already violated "
+                    f"--{self.search.constraints.size.name}")
         if not failed:
             return Ended(0, said)
         worked = standing.has_worked(self.search.store, self.search.id)

@@ -30,10 +30,11 @@ DEVICE = r"auto|(?:cpu|cuda|mps|xpu)(?::\d+)?"  # what torch.device takes, and a
 LONGEST_NAME = 200  # characters of a study's name; Optuna's column has 512
 LARGEST = 2**31 - 1  # PostgreSQL's integer, and more than any setting needs: what is computed with them stays finite, in 32 bits too
 LEAST_STALLED, MOST_STALLED = 1.0, 1440.0  # minutes without a sign of life
+LEAST_SHARE = 1e-4  # of a GPU: Ray counts ten-thousandths
 SMALLEST = 1e-9  # of a number that must be above 0: a rate that it is a factor of does not become 0
 LONGEST_WHOLE = 63  # bits: longer ones no computation takes
 NAMED = ("model", "encoder", "data", "warm_start", "enqueue", "ray_address", "checkpoints", "out")  # see `check_named`
-POSITIVE = ("gpus_per_trial", "learning_rate_scale", "guidance_scale", "hours", "max_seconds", "max_grad_norm", "min_snr_gamma")
+POSITIVE = ("learning_rate_scale", "guidance_scale", "hours", "max_seconds", "max_grad_norm", "min_snr_gamma")
 LEAST = {"trials": 1, "train_images": 10, "steps": 1, "batch_size": 1, "generated": 20, "sampling_steps": 2, "seed": 0, "workers": 1,
          "warmup_steps": 0, "accumulate": 1, "held_out_every": 0, "checkpoint_every": 0, "rungs": 1, "evaluated_rungs": 1, "reduction": 2,
          "repeats": 1}
@@ -160,6 +161,8 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not SMALLEST <= value <= LARGEST:
                 raise BadSetting(f"{flag(name)} {value:g}: it must be above 0, from {SMALLEST:g} to {LARGEST}, give such a number")
+        if not LEAST_SHARE <= self.gpus_per_trial <= LARGEST:
+            raise BadSetting(f"--gpus-per-trial {self.gpus_per_trial:g}: it must be a share from {LEAST_SHARE:g} to 1 or a whole number of GPUs, give such a number")
         if self.gpus_per_trial > 1 and self.gpus_per_trial != int(self.gpus_per_trial):
             raise BadSetting(f"--gpus-per-trial {self.gpus_per_trial:g}: it must be a share up to 1 or a whole number of GPUs, take {round(self.gpus_per_trial)}")
 

@@ -14,6 +14,7 @@ from hpo.errors import BadSetting
 from hpo.proposer import Point
 from hpo.spaces.function import said_of, shown, vetted
 from storage import leases, results, standing
+from storage.errors import UnknownStudy
 from trainers.candidate import Candidate, rounded
 from trainers.errors import BadSelection
 
@@ -39,10 +40,15 @@ class Source:
 
 
 def source(search: Search, name: str) -> Source:
-    """Raises UnknownStudy; BadSetting for one of other objectives, without a yardstick, or the study itself."""
+    """Raises BadSetting for one that is not there, of other objectives, without a yardstick, or the study itself."""
     if name == search.settings.study:
         raise BadSetting(f"--warm-start {name}: it is the study itself, name another one, or leave the flag out to resume it")
-    id = results.study_id(search.store, name)
+    try:
+        id = results.study_id(search.store, name)
+    except UnknownStudy as error:
+        others = ", ".join(repr(each) for each in error.known if each != search.settings.study)
+        raise BadSetting(f"--warm-start {name}: there is no such study in this store, " + (f"take one of {others}, or leave the flag out" if others else
+                         "which has no other: leave the flag out")) from error
     stored = results.settings(search.store, id)["binding"]
     if tuple(stored["objectives"]) != search.objectives.names:
         raise BadSetting(f"--warm-start {name}: its objectives are {','.join(stored['objectives'])}, this study's are {','.join(search.objectives.names)}: "
@@ -76,10 +82,13 @@ def adapted(candidate: Candidate, source: Source, search: Search) -> Candidate:
 
 
 def front(search: Search, name: str) -> list[Candidate]:
-    """The source's front as candidates of this study; those that this base model or its --protects cannot have are left out."""
+    """The source's front as candidates of this study, the longest first of those that are one training: it passes the others. Those that this base
+    model or its --protects cannot have are left out."""
     found = source(search, name)
     candidates = [adapted(Candidate.from_json(row), found, search) for row, _ in standing.front_candidates(search.store, found.id)]
-    return [candidate for candidate in dict.fromkeys(candidates) if reason(candidate, search) is None]
+    roots = list(dict.fromkeys(candidate.root for candidate in candidates))
+    ordered = sorted(dict.fromkeys(candidates), key=lambda candidate: (roots.index(candidate.root), -candidate.steps))
+    return [candidate for candidate in ordered if reason(candidate, search) is None]
 
 
 def reason(candidate: Candidate, search: Search) -> str | None:

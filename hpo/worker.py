@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo import code, home, keeping, stopping
@@ -32,6 +33,7 @@ log = logging.getLogger("hpo.worker")
 
 PATHS = ("model", "encoder", "data", "out", "checkpoints")
 OWN_PATHS = (*PATHS, "space")  # what a worker may have elsewhere; a user's space is told by its content, as the others are
+CLOCK = "%H:%M:%S"
 WAIT_SECONDS = 1.0  # between looks while others run the last trials
 STORAGE_VARIABLE = "PEFT_PARETO_WORKER_STORAGE"  # from launch to its own workers: a URL on the command line shows its password to all users
 
@@ -277,7 +279,19 @@ def wait_for_study(url: str, study: str, seconds: float) -> None:
 
 
 def log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt=CLOCK, stream=sys.stderr)
+
+
+def log_to_file(file: Path) -> None:
+    """Also into a file that other processes write to: each line names its process. Where it cannot be written, it is said in the log that there is."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(file)
+    except OSError as error:
+        log.warning("%s: the log cannot be written there (%s)", file, error.strerror)
+        return
+    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(message)s", CLOCK))
+    logging.getLogger().addHandler(handler)
 
 
 def use_threads(count: int) -> None:

@@ -208,6 +208,8 @@ class Ray(Engine):
         if settings.ray_address is not None:
             check_address(settings.ray_address)
             check_reachable_store(settings)
+            with connected(settings.ray_address) as available:
+                shares_of(settings, available, is_cluster=True)
         else:
             shares_of(settings, {"CPU": float(cores()), "GPU": float(len(gpus(settings.device)))}, is_cluster=False)
             check_fits(settings.workers)
@@ -227,6 +229,8 @@ class Ray(Engine):
         folder = own_folder(home.study_folder(settings.out, settings.study).absolute())  # on a cluster, on a disk that all machines see
         with connected(settings.ray_address) as available:
             shares = shares_of(settings, available, settings.ray_address is not None)
+            if settings.ray_address is not None and (said := waiting(shares, available, ray.available_resources())):
+                log.warning("%s", said)
             bell = ray.remote(num_cpus=0)(Bell).remote()
             run = Run(search, watch, bell, shares.most, Deaths(shares.most, partial(standing.rung_count, search.store, search.id)))
             given = {"url": url, "study": settings.study, **asdict(shares), "home": os.environ.get(home.HOME_VARIABLE), "paths": own_paths(search)}
@@ -245,6 +249,19 @@ class Ray(Engine):
         if run.problem is not None:
             raise run.problem
         return retrying(search.state) or Ended(1, "the study has not ended, though Ray has")
+
+
+def waiting(shares: Shares, available: dict[str, float], free: dict[str, float]) -> str | None:
+    """In words that trials will wait for room on the cluster, if they will. available: what its machines have in all; free: what nobody has taken yet."""
+    def room(among: dict[str, float]) -> int:
+        return int(min(among.get("CPU", 0.0) / shares.cpus, places_on(among.get("GPU", 0.0), shares.gpus) if shares.gpus else math.inf))
+
+    fit, now = room(available), room(free)
+    if now >= shares.most:
+        return None
+    others = f", and others leave room for {now} now" if now < fit else ""
+    return (f"{shares.most} trials are to run at a time, but the cluster holds {fit}{others}: the rest wait until there is room; add machines, "
+            f"or give --workers {max(now, 1)}")
 
 
 def own_folder(study: Path) -> Path:

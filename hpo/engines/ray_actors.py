@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from typing import Any
@@ -44,7 +45,7 @@ class StudyTrial(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], given: dict[str, Any], bell: Any) -> None:
-        from hpo.worker import Worker, log_to_stderr, use_threads
+        from hpo.worker import Worker, log_to_file, log_to_stderr, use_threads
 
         if given["home"] is not None:
             os.environ[home.HOME_VARIABLE] = given["home"]
@@ -62,6 +63,8 @@ class StudyTrial(tune.Trainable):
         except Stopped:
             return
         else:
+            settings = self.worker.search.settings
+            log_to_file(home.study_folder(settings.out, settings.study) / "logs" / f"ray-{socket.gethostname()}.log")
             bell.join.remote(self.worker.search.store.worker)
 
     def reset_config(self, config: dict[str, Any]) -> bool:

@@ -129,12 +129,12 @@ def check_part(part: Part) -> None:
     if part.rank is not None and (type(part.rank) is not int or not 0 < part.rank <= LARGEST):
         raise BadSelection(f"rank={shown(part.rank)}: give a whole number from 1 on, or leave it out")
     if part.alpha is not None and not (is_number(part.alpha) and part.alpha > 0):
-        raise BadSelection(f"alpha={shown(part.alpha)}: give a number above 0, or leave it out")
+        raise BadSelection(f"alpha={shown(part.alpha)}: give a number above 0 and up to {LARGEST}, or leave it out")
 
 
 def rate_of(name: str, rate: Any) -> float:
     if not (is_number(rate) and rate > 0):
-        raise BadSelection(f"{name}={shown(rate)}: give a number above 0")
+        raise BadSelection(f"{name}={shown(rate)}: give a number above 0 and up to {LARGEST}")
     return rounded(rate)
 
 

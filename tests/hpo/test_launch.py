@@ -21,6 +21,7 @@ from rich.console import Console
 
 from hpo import keeping, launch, tried
 from hpo.command import one_line_errors
+from hpo.errors import BadSetting
 from hpo.identity import identity, resolution_of
 from hpo.inner_loop import InnerLoop
 from hpo.plan import left
@@ -28,7 +29,6 @@ from hpo.preparation import dealt_sides
 from hpo.settings import Settings
 from hpo.study import Search
 from storage import embedded
-from storage.errors import UnknownStudy
 from trainers.data import phantoms
 
 Made = Callable[..., Settings]
@@ -263,7 +263,7 @@ def test_a_plan_knows_what_is_prepared(settings: Made, capsys) -> None:
     assert "the rest is kept from before" in next(line for line in capsys.readouterr().out.splitlines() if line.startswith("preparation:"))
 
 
-@pytest.mark.parametrize(("changes", "says"), [({"max_trainable": "1"}, "none of 1,000 random proposals meets it"), ({"warm_start": "nowhere"}, "'nowhere' is not in this store"),
+@pytest.mark.parametrize(("changes", "says"), [({"max_trainable": "1"}, "none of 1,000 random proposals meets it"), ({"warm_start": "nowhere"}, "--warm-start nowhere: there is no such study in this store"),
                                                ({"enqueue": "nowhere.jsonl"}, "--enqueue nowhere.jsonl: it cannot be read")])
 def test_a_plan_checks_what_a_launch_does_before_its_first_trial(changes: dict, says: str, settings: Made, query: Callable, capsys) -> None:
     chosen = settings(**changes)
@@ -278,7 +278,7 @@ def test_a_plan_without_a_store_makes_none(settings: Made, monkeypatch, tmp_path
     chosen = settings()
     what = identity(chosen, dealt_sides(chosen, resolution_of(chosen)))
     assert left(chosen, what, launch.queue_of).trials == 3 and not (tmp_path / "home" / "postgres").exists()
-    with pytest.raises(UnknownStudy):
+    with pytest.raises(BadSetting, match="--warm-start other: there is no such study in this store, which has no other: leave the flag out"):
         left(settings(warm_start="other"), what, launch.queue_of)
 
 

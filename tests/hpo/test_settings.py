@@ -72,7 +72,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path) -> None:
     (("--seed=-1",), "at least 0"), (("--generated", "5"), "at least 20"), (("--steps", "0"), "at least 1"),
     (("--reward-weight", "1.5"), "0 to 1"), (("--reward-weight", "nan"), "0 to 1"), (("--guidance-scale", "inf"), "above 0, from 1e-09 to 2147483647"),
     (("--learning-rate-scale", "0"), "above 0"), (("--gpus-per-trial", "1.5"), "whole number of GPUs"), (("--gpus-per-trial", "0.5"), "add --engine ray"),
-    (("--ray-address", "auto"), "add --engine ray"), (("--gpus-per-trial", "0"), "above 0"),
+    (("--ray-address", "auto"), "add --engine ray"), (("--gpus-per-trial", "0"), "a share from 0.0001 to 1 or a whole number"), (("--engine", "ray", "--gpus-per-trial", "1e-5"), "from 0.0001 to 1"),
     *(((f"--{name}=",), f"--{name} '': it is empty") for name in ("require", "methods", "objectives", "enqueue", "warm-start", "out", "checkpoints", "data", "model", "encoder")),
     *(((f"--require={text}",), f"--require {text!r}: an item between its commas is empty") for text in (",", "fd<=1,", "fd<=1, ,kid<=3")),
     (("--objectives", "fd,,copy_excess"), "leave the comma out"), (("--ray-address=", "--engine=ray"), "it is empty"),

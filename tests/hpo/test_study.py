@@ -15,9 +15,9 @@ from optuna.trial import TrialState
 from told import asks, beside, expire, quickly, run, rung, trial
 
 from hpo import constraints
-from hpo.agenda import MOST_DUPLICATES, Entry
+from hpo.agenda import MOST_DUPLICATES, MOST_INFEASIBLE, Entry
 from hpo.code import OtherCode
-from hpo.ending import MOST_INFEASIBLE, STABLE_TRIALS, Ended, most_failures
+from hpo.ending import STABLE_TRIALS, Ended, most_failures
 from hpo.errors import BadSetting
 from hpo.history import NAME
 from hpo.settings import Settings
@@ -457,12 +457,22 @@ def test_a_constraint_that_no_random_proposal_meets_is_refused_before_the_first_
 
 
 def test_proposals_that_are_all_infeasible_end_with_the_constraints_name(searching: Searching, written: Callable, finish: Callable, monkeypatch) -> None:
-    monkeypatch.setattr("hpo.ending.MOST_INFEASIBLE", 20)  # 1,000 take a minute
+    monkeypatch.setattr("hpo.agenda.MOST_INFEASIBLE", 20)  # 1,000 take a minute
     assert MOST_INFEASIBLE == 1000
     search = searching(space=written("False", kinds='("bias",) if CALLS.append(1) or len(CALLS) < 3 else ("bias", "norm")'), max_trainable="2600")
     finish(search)
     assert search.ask() == Ended(1, "20 proposals in a row violated --max-trainable 2600: loosen it or take another --space, "
                                    "in a study of another name (--study)")
+
+
+def test_all_that_a_hard_constraint_allows_being_known_is_a_good_end(searching: Searching, finish: Callable, monkeypatch) -> None:
+    monkeypatch.setattr("hpo.agenda.MOST_INFEASIBLE", 20)
+    search = searching(trials=50, space="reference", steps=1, rungs=1, sampler="random", methods=",".join(FEW), max_trainable="5%")
+    assert finish(search).yardstick
+    while not isinstance(found := search.ask(), Ended):
+        tell(search, found, scores(1, 1))
+    assert found.status == 0 and re.fullmatch(r"the space is exhausted: the last 2\d proposals but those that were known already violated --max-trainable 5%", found.reason)
+    assert leases.counts(search.store, search.id).finished == 1 + sum(search.is_small_enough(search.agenda.reference(name)) for name in FEW)
 
 
 # Ends that are asked for.

@@ -16,7 +16,6 @@ from hpo.launch import queue_of
 from hpo.spaces.reference import reference_candidate
 from hpo.study import Search
 from storage import results
-from storage.errors import UnknownStudy
 
 Searching = Callable[..., Search]
 IDENTITY = {"model": "m", "encoder": "e", "data": "d"}
@@ -137,6 +136,16 @@ def test_the_front_is_run_first_at_this_studys_rates_and_rungs(searching: Search
     assert [quickly(search, 1.0, 1.0).candidate.method for _ in range(3)] == ["full", "attention", "bias"], "the yardstick is the first of them"
 
 
+def test_of_the_rungs_of_one_training_the_longest_is_run_first(searching: Searching) -> None:
+    """It passes the others, which then cost no trial."""
+    source = searching(trials=3, baselines=True, pruner="none")
+    run(source, lambda asked, steps: (9.0 - steps / 40, steps / 40))
+    assert sorted(row["steps"] for row in results.front(source.store, source.settings.study)) == [4, 13, 40]
+    search = started(searching, source)
+    candidates = warm_start.front(search, source.settings.study)
+    assert [candidate.steps for candidate in candidates] == [40, 13, 4]
+
+
 def test_a_joint_reward_is_taken_over_as_it_is(searching: Searching) -> None:
     source = searching(trials=2, baselines=True, objectives="joint_reward")
     quickly(source, 3.0, 1.0), quickly(source, 1.0, 0.5)
@@ -151,7 +160,7 @@ def test_what_cannot_be_taken_over_is_refused_in_one_line(searching: Searching, 
     unfinished.ask()
     name = finished.settings.study
     for changes, error, words in (
-            ({"warm_start": "nowhere"}, UnknownStudy, "'nowhere' is not in this store: choose one of"),
+            ({"warm_start": "nowhere", "study": "test-here"}, BadSetting, f"--warm-start nowhere: there is no such study in this store, take one of .*'{name}'"),
             ({"warm_start": name, "objectives": "kid,copy_excess"}, BadSetting, f"--warm-start {name}: its objectives are fd,copy_excess, this study's are kid,copy"),
             ({"warm_start": unfinished.settings.study}, BadSetting, "its yardstick is not finished, .*: finish it first"),
             ({"warm_start": "test-self", "study": "test-self"}, BadSetting, "it is the study itself, name another one")):

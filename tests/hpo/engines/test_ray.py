@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,9 @@ import pytest
 import torch
 from launching import until
 
-from hpo.engines.ray import Ray, check_reachable_store, connected, own_folder, shares_of, short_folder
+from hpo.engines.ray import Ray, Shares, check_reachable_store, connected, own_folder, shares_of, short_folder, waiting
 from hpo.errors import BadSetting
-from hpo.home import HOME_VARIABLE
+from hpo.home import HOME_VARIABLE, study_folder
 from hpo.identity import identity, resolution_of
 from hpo.preparation import dealt_sides
 from hpo.settings import Settings
@@ -49,6 +50,17 @@ def test_a_cluster_gives_one_cpu_a_trial() -> None:
 def test_what_could_never_start_is_refused(settings: Settings, has: dict, says: str) -> None:
     with pytest.raises(BadSetting, match=says):
         shares_of(settings, has, is_cluster=True)
+
+
+@pytest.mark.parametrize(("shares", "free", "says"), [
+    (Shares(2, 1.0, 0.0, 1, "cpu"), {"CPU": 2.0}, None), (Shares(4, 1.0, 0.5, 1, "cuda"), {"CPU": 8.0, "GPU": 2.0}, None),
+    (Shares(6, 1.0, 0.0, 1, "cpu"), {"CPU": 2.0}, "6 trials are to run at a time, but the cluster holds 8, and others leave room for 2 now: the rest wait .*--workers 2"),
+    (Shares(2, 1.0, 0.0, 1, "cpu"), {}, "holds 8, and others leave room for 0 now: .*--workers 1"),
+    (Shares(9, 1.0, 0.0, 1, "cpu"), {"CPU": 8.0}, "the cluster holds 8: the rest wait until there is room; add machines, or give --workers 8"),
+    (Shares(4, 1.0, 0.5, 1, "cuda"), {"CPU": 8.0, "GPU": 1.0}, "holds 4, and others leave room for 2 now")])
+def test_trials_that_find_no_room_on_a_cluster_are_said_to_wait(shares: Shares, free: dict, says: str | None) -> None:
+    said = waiting(shares, {"CPU": 8.0, "GPU": 2.0}, free)
+    assert said is None if says is None else re.search(says, said)
 
 
 @pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "10.0.0.1", "10.0.0.1:x"])
@@ -120,6 +132,8 @@ def test_an_actor_gives_a_result_a_rung_and_gives_its_trial_back_between_two(set
         assert said == [dict(trial=0, steps=2, done=False, outcome=None, refused=None), dict(trial=0, steps=4, done=True, outcome="finished", refused=None),
                         dict(trial=1, steps=2, done=False, outcome=None, refused=None)]
         assert states(chosen.study) == {"COMPLETE": 1, "RUNNING": 1}
+        logged = (study_folder(chosen.out, chosen.study) / "logs" / f"ray-{socket.gethostname()}.log").read_text()
+        assert re.search(r"^[\d:]+ \d+ trial 0: .*\n[\d:]+ \d+ trial 0 is evaluated at 2 steps\n", logged)
         assert len(ray.get(bell.ring.remote())) == 1
         until(lambda: states(chosen.study) == {"COMPLETE": 1, "WAITING": 1}, 10, "the trial is given back")
         assert ray.get(actor.train.remote(), timeout=30)["done"], "and nothing is begun after it"
