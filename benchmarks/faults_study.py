@@ -312,7 +312,8 @@ class FaultyStudy:
         if over or not self.registered:
             return self.search.state() if over else None
         counts = leases.counts(self.search.store, self.search.id)
-        if counts.finished + counts.running > counts.trials - self.load.workers:
+        # Not while a launch starts: it asks for as many as there were, and would be refused.
+        if counts.finished + counts.running > counts.trials - self.load.workers and self.holders():
             self.register(counts.trials + self.load.workers)
         return None
 
