@@ -67,13 +67,22 @@ def search(settings: Settings, console: Console | None = None) -> Found:
         say(console, ended.reason)
         status = ended.status
     except KeyboardInterrupt:
-        say(console, "interrupted: running trials were given back, run the same command again to go on")
+        say(console, interrupted(study))
         status = INTERRUPTED
     return show(settings, study, console, status)
 
 
+def interrupted(study) -> str:
+    """What Ctrl-C has come to, in words."""
+    from storage import leases
+
+    held = leases.counts(study.store, study.id).running
+    but = f" but for {held}, which others run or whose workers died and have a lease left" if held else ""
+    return f"interrupted: running trials were given back{but}, run the same command again to go on"
+
+
 def queue_of(study) -> list[dict]:
-    """What is run before anything is proposed: --enqueue's candidates and the front of --warm-start. Raises BadSetting, UnknownStudy."""
+    """What is run before anything is proposed: --enqueue's candidates and the front of --warm-start. Raises BadSetting."""
     from hpo import warm_start
 
     given = study.settings

@@ -74,14 +74,13 @@ class Recall:
     def read(self) -> News | None:
         """Running trials first: one that ends in between is then known with all its rungs before it counts as ended. None where the newest rung that is
         known is not stored: a fail-over of the database has lost it and perhaps others, whose places in the order go to later ones."""
-        running = trials.running_trials(self.search.store, self.search.id, self.live)
+        running, failed = trials.running_and_failed(self.search.store, self.search.id, self.live, self.failed)
         rows = trials.rungs_since(self.search.store, self.search.id, 0 if self.newest is None else self.newest.recorded - 1, texts=self.texts)
         if self.newest is not None:
             if not rows or (rows[0].recorded, rows[0].trial_id, rows[0].steps) != (self.newest.recorded, self.newest.trial_id, self.newest.steps):
                 return None
             rows = rows[1:]
         live = {trial.number for trial in running}
-        failed = [trial for trial in trials.failed_trials(self.search.store, self.search.id, self.failed) if trial.number not in live]
         begun = [trial for trial in running if trial.number not in self.live and trial.parameters]
         yardstick = next((row.values for row in rows if is_end_of_yardstick(row)), None)
         attributes = {}

@@ -41,9 +41,9 @@ from storage.plain import as_stored, clean, dumped, number, optional
 from storage.rungs import KnownRung, RungRow, known_rungs, record_rung, replicates_of, rungs_since
 from storage.store import Store
 
-__all__ = ["CandidateRow", "KnownRung", "RunningTrial", "RungRow", "Started", "Taken", "describe", "expire", "failed_trials", "find_duplicate",
+__all__ = ["CandidateRow", "KnownRung", "RunningTrial", "RungRow", "Started", "Taken", "describe", "expire", "find_duplicate",
            "is_held", "known_rungs", "leave", "next_number", "record_hypervolume", "record_rung", "replicates_of", "rungs_since",
-           "running_trials", "start", "take", "tell"]  # fmt: skip
+           "running_and_failed", "start", "take", "tell"]  # fmt: skip
 
 #: How a proposal ends that is never run.
 REFUSALS = ("duplicate", "infeasible", "failed")
@@ -264,32 +264,27 @@ def find_duplicate(store: Store, study_id: int, root: str, steps: int, repeat: i
         return connection.scalar(text(query), {"study": study_id, "root": root, "steps": int(steps), "repeat": int(repeat)})
 
 
-def running_trials(store: Store, study_id: int, known: Collection[int] = ()) -> list[RunningTrial]:
-    """Trials with a candidate that run, or were left and wait to be taken up, by number. known: numbers of those of which parameters
-    and distributions are not read again, and are None."""
+def running_and_failed(
+    store: Store, study_id: int, live: Collection[int] = (), failed: Collection[int] = ()
+) -> tuple[list[RunningTrial], list[RunningTrial]]:
+    """Trials with a candidate that run, or were left and wait to be taken up; and those that failed by their own cause and whose parameters
+    are known. Both by number, as they were at one moment. live: numbers of those of which parameters and distributions are not read again,
+    and are None; failed: of those that are left out."""
     query = (
         "SELECT t.trial_id, t.number, c.root, c.repeat, c.steps, CASE WHEN d.json IS NOT NULL THEN c.parameters END AS parameters, "
-        "d.json AS distributions FROM trials t JOIN peft_pareto.candidates c USING (trial_id) "
-        "LEFT JOIN peft_pareto.distributions d ON d.distributions_id = c.distributions_id AND t.number <> ALL (CAST(:known AS integer[])) "
-        "WHERE t.study_id = :study AND t.state IN ('RUNNING', 'WAITING') ORDER BY t.number"
-    )
-    return _proposed(store, query, study_id, known)
-
-
-def failed_trials(store: Store, study_id: int, known: Collection[int] = ()) -> list[RunningTrial]:
-    """Trials that failed by their own cause and whose parameters are known, by number. known: numbers of those that are left out."""
-    query = (
-        "SELECT t.trial_id, t.number, c.root, c.repeat, c.steps, c.parameters, d.json AS distributions FROM peft_pareto.leases l "
+        "d.json AS distributions, false AS failed FROM trials t JOIN peft_pareto.candidates c USING (trial_id) "
+        "LEFT JOIN peft_pareto.distributions d ON d.distributions_id = c.distributions_id AND t.number <> ALL (CAST(:live AS integer[])) "
+        "WHERE t.study_id = :study AND t.state IN ('RUNNING', 'WAITING') UNION ALL "
+        "SELECT t.trial_id, t.number, c.root, c.repeat, c.steps, c.parameters, d.json, true FROM peft_pareto.leases l "
         "JOIN trials t USING (trial_id) JOIN peft_pareto.candidates c USING (trial_id) JOIN peft_pareto.distributions d USING (distributions_id) "
-        "WHERE l.study_id = :study AND l.outcome = 'failed' AND l.own_cause AND t.number <> ALL (CAST(:known AS integer[])) "
-        "AND c.parameters <> '{}' ORDER BY t.number"
+        "WHERE l.study_id = :study AND l.outcome = 'failed' AND l.own_cause AND t.number <> ALL (CAST(:failed AS integer[])) "
+        "AND c.parameters <> '{}' ORDER BY number"
     )
-    return _proposed(store, query, study_id, known)
-
-
-def _proposed(store: Store, query: str, study_id: int, known: Collection[int]) -> list[RunningTrial]:
+    found: tuple[list[RunningTrial], list[RunningTrial]] = ([], [])
     with leases.translated(), store.at_once.connect() as connection:
-        return [RunningTrial(**row._mapping) for row in connection.execute(text(query), {"study": study_id, "known": list(known)})]
+        for *row, has_failed in connection.execute(text(query), {"study": study_id, "live": list(live), "failed": list(failed)}):
+            found[has_failed].append(RunningTrial(*row))
+    return found
 
 
 def record_hypervolume(store: Store, trial_id: int, hypervolume: float) -> None:

@@ -273,6 +273,15 @@ def test_a_plan_checks_what_a_launch_does_before_its_first_trial(changes: dict, 
     assert not query("SELECT 1 FROM studies WHERE study_name = :s", s=chosen.study) and not Path(chosen.out).exists()
 
 
+def test_what_a_launch_does_not_give_back_is_said_when_it_is_interrupted(searching: Callable[..., Search]) -> None:
+    search = searching(trials=9)
+    asked = search.ask()
+    assert launch.interrupted(search) == ("interrupted: running trials were given back but for 1, which others run or whose workers died and have a lease left, "
+                                          "run the same command again to go on")
+    search.release(asked)
+    assert launch.interrupted(search) == "interrupted: running trials were given back, run the same command again to go on"
+
+
 def test_a_plan_without_a_store_makes_none(settings: Made, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("PEFT_PARETO_HOME", str(tmp_path / "home"))
     chosen = settings()

@@ -68,7 +68,7 @@ def test_what_was_read_when_the_server_went_away_is_read_again(settings: dict, s
     for _ in range(4):
         run(other, scored)
     wanted = known(beside(search, opened))
-    reads = [(trials, "running_trials"), (trials, "rungs_since"), (trials, "failed_trials"), (standing, "system_attributes"), (results, "references")]
+    reads = [(trials, "running_and_failed"), (trials, "rungs_since"), (standing, "system_attributes"), (results, "references")]
     for module, name in reads:
         reading = getattr(module, name)
 

@@ -277,7 +277,7 @@ def test_a_trial_that_is_left_goes_on_with_another(study: Callable, opened: Call
     assert trials.leave(made.store, first.trial_id) is False
     assert trials.leave(made.store, first.trial_id) is False, "the answer was lost, and it is asked again"
     assert made.state(first) == "WAITING" and leases.read(made.store, first.trial_id).worker is None
-    assert [one.number for one in trials.running_trials(made.store, made.id)] == [0]
+    assert [one.number for one in trials.running_and_failed(made.store, made.id)[0]] == [0]
     for write in (lambda: made.rung(first), lambda: leases.heartbeat(made.store, first.trial_id), lambda: made.fail(first)):
         with pytest.raises(LeaseLost, match="nobody holds"):
             write()
@@ -600,17 +600,19 @@ def test_what_failed_by_its_own_cause(study: Callable) -> None:
     for own in (False, True):
         trials.tell(made.store, _start_with(made, f"a {own} {made.id}").trial_id, "failed", state="FAIL", reason="NaN", own_cause=own)
     trials.start(made.store, made.id, request=f"bad {made.id}", candidate=None, parameters={}, distributions={}, internal={}, outcome="failed")
-    (failed,) = trials.failed_trials(made.store, made.id)
+    running, (failed,) = trials.running_and_failed(made.store, made.id)
+    assert not running
     assert failed.number == 1 and failed.parameters == PARAMETERS and '"rank"' in failed.distributions
-    assert trials.failed_trials(made.store, made.id, known=[1]) == []
+    assert trials.running_and_failed(made.store, made.id, failed=[1]) == ([], [])
 
 
 def test_sizes_and_what_runs(study: Callable) -> None:
     made = study()
     trial = _start_with(made, f"a {made.id}")
     made.finish(made.start())
-    (running,) = trials.running_trials(made.store, made.id)
-    (known,) = trials.running_trials(made.store, made.id, known=[running.number])
+    (running,), failed = trials.running_and_failed(made.store, made.id)
+    (known,), _ = trials.running_and_failed(made.store, made.id, live=[running.number])
+    assert not failed
     assert (known.number, known.parameters, known.distributions) == (running.number, None, None)
     assert (running.trial_id, running.number, running.root, running.repeat, running.steps) == (trial.trial_id, 0, "h", 0, 30)
     assert running.parameters == PARAMETERS and '"rank"' in running.distributions

@@ -136,4 +136,4 @@ def test_interrupted_it_gives_running_trials_back(engine: str, settings: Made, s
     assert 1 <= counts["WAITING"] <= 2 and not counts.get("FAIL"), "each is gone on with"
     assert query("SELECT sum(losses) FROM peft_pareto.leases l JOIN studies s USING (study_id) WHERE s.study_name = :s", s=asked.study) == [(0,)]
     said = (tmp_path / "launch.log").read_text()
-    assert "interrupted: running trials were given back" in said and "Pareto front" in said and "Traceback" not in said
+    assert "interrupted: running trials were given back, run the same" in said and "Pareto front" in said and "Traceback" not in said
