@@ -58,7 +58,7 @@ def grown(history: list[tuple[int, float, float | None]]) -> Iterator[str]:
     known = [(finished, seconds, value) for finished, seconds, value in history if value is not None]
     for share in SHARES:
         finished, seconds, _ = next(each for each in known if each[2] >= share * known[-1][2])
-        yield f"{share:.0%} of it after {finished} trials and {seconds / 60:.0f} minutes"
+        yield f"{share:.0%} of it after {finished} trials ({seconds / 60:.0f} min)"
 
 
 def said_of_stopped(trials: list[Row]) -> str:
@@ -94,7 +94,7 @@ def body(store: Store, study: str, cores: int) -> str:
     return "\n\n".join([
         f"Made by `python -m hpo.launch --trials {counts.trials}` and then `python -m benchmarks.whole --write`, on {cores} cores: {counts.finished} finished trials in "
         f"{history[-1][1] / 60:.0f} minutes, {said_of_stopped(trials)}, "
-        f"{counts.failed} failed, {counts.duplicates} proposals that were known already. {len(rows)} evaluated rungs, {len(front)} of them on the front. "
+        f"{counts.failed} failed; proposals that were known already: {counts.duplicates}. {len(rows)} evaluated rungs, {len(front)} of them on the front. "
         f"Hypervolume {whole:.4g}, and {published:.4g} ({published / whole:.0%}) of the papers' methods alone, at all their rungs; {'; '.join(grown(history))}.",
         f"![The front, and all that was evaluated]({PICTURE})",
         f"The papers' methods at equal quality: of all that is no worse in {quality}, what memorises least. *Apart* is whether the two intervals of {memorization} are.",
