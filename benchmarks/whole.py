@@ -9,6 +9,7 @@ import argparse
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from hpo import objectives as objective_table
 from hpo import picture, volume
 from hpo.command import store_url
 from hpo.objectives import Objectives
+from hpo.settings import Settings
+from hpo.table import estimate
 from hpo.worker import stored_settings
 from storage import leases, results, standing
 from storage.store import Store, open_store
@@ -31,10 +34,6 @@ SELECT h.finished, extract(epoch FROM t.datetime_complete - (SELECT min(datetime
     FROM hypervolume_history h JOIN trials t ON t.study_id = :study AND t.number = h.trial WHERE h.study = :name ORDER BY h.finished
 """
 Row = dict[str, Any]  # of the view rung_scores, where nothing else is said
-
-
-def score(row: Row, name: str) -> str:
-    return f"{row[name]:.3g} [{row[f'{name}_low']:.2g}, {row[f'{name}_high']:.2g}]"
 
 
 def described(row: Row) -> str:
@@ -68,39 +67,58 @@ def said_of_stopped(trials: list[Row]) -> str:
     return f"{stopped.total()} of them stopped early" + (f" ({places})" if places else "")
 
 
-def body(store: Store, study: str, cores: int) -> str:
-    """The part of docs/search.md."""
+@dataclass(frozen=True)
+class Found:
+    """What the store has of a study, read once. rungs, trials, front: rows of the views rung_scores, trial_scores and pareto_front; history: of HISTORY;
+    whole, published: hypervolume of the front, and of the papers' methods alone, at all their rungs."""
+
+    settings: Settings
+    objectives: Objectives
+    counts: leases.Counts
+    references: results.References
+    rungs: list[Row]
+    trials: list[Row]
+    front: list[Row]
+    history: list[tuple[int, float, float | None]]
+    whole: float
+    published: float
+
+
+def read(store: Store, study: str) -> Found:
     settings, id = stored_settings(store, study), results.study_id(store, study)
-    objectives, counts = objective_table.parse(settings.objectives), leases.counts(store, id)
-    rows, trials = results.rungs(store, study), results.trials(store, study)
+    objectives, references = objective_table.parse(settings.objectives), results.references(store, id)
+    rungs = results.rungs(store, study)
     with store.at_once.connect() as connection:
         history = [tuple(row) for row in connection.execute(text(HISTORY), {"study": id, "name": study})]
+    means = np.array([[row[name] for name in objectives.names] for row in rungs if row["baseline"] and row["feasible"]], dtype=float)
+    published = volume.of_points(objectives, settings.reward_weight, means, references, standing.yardstick_values(store, id))
+    return Found(settings, objectives, leases.counts(store, id), references, rungs, results.trials(store, study), results.front(store, study), history,
+                 volume.hypervolume(store, id, objectives), published)
+
+
+def body(found: Found, cores: int) -> str:
+    """The part of docs/search.md."""
+    objectives, counts, whole, published = found.objectives, found.counts, found.whole, found.published
     quality, memorization = objectives.quality, objectives.memorization
-    methods = [row for row in rows if row["baseline"] and row["steps"] == settings.steps and row["repeat"] == 0]
-
-    def hypervolume(among: list[Row]) -> float:
-        means = np.array([[row[name] for name in objectives.names] for row in among if row["feasible"]], dtype=float)
-        return volume.of_points(objectives, settings.reward_weight, means, results.references(store, id), standing.yardstick_values(store, id))
-
-    whole, published = hypervolume(rows), hypervolume([row for row in rows if row["baseline"]])
+    methods = [row for row in found.rungs if row["baseline"] and row["steps"] == found.settings.steps and row["repeat"] == 0]
     beaten = []
     for method in methods:
-        other = at_equal_quality(method, rows, objectives)
-        beaten.append([described(method), score(method, quality), score(method, memorization),
+        other = at_equal_quality(method, found.rungs, objectives)
+        beaten.append([described(method), estimate(method, quality), estimate(method, memorization),
                        *(["nothing: it is on the front", "–", "–", "–"] if other is None else
-                         [described(other), score(other, quality), score(other, memorization), verdict(method, other, memorization)])])
-    front = sorted((row for row in rows if row["on_front"]), key=lambda row: row[quality])
+                         [described(other), estimate(other, quality), estimate(other, memorization), verdict(method, other, memorization)])])
+    front = sorted(found.front, key=lambda row: row[quality])
     header = ["trial and candidate", quality, memorization]
     return "\n\n".join([
         f"Made by `python -m hpo.launch --trials {counts.trials}` and then `python -m benchmarks.whole --write`, on {cores} cores: {counts.finished} finished trials in "
-        f"{history[-1][1] / 60:.0f} minutes, {said_of_stopped(trials)}, "
-        f"{counts.failed} failed; proposals that were known already: {counts.duplicates}. {len(rows)} evaluated rungs, {len(front)} of them on the front. "
-        f"Hypervolume {whole:.4g}, and {published:.4g} ({published / whole:.0%}) of the papers' methods alone, at all their rungs; {'; '.join(grown(history))}.",
+        f"{found.history[-1][1] / 60:.0f} minutes, {said_of_stopped(found.trials)}, "
+        f"{counts.failed} failed; proposals that were known already: {counts.duplicates}. {len(found.rungs)} evaluated rungs, {len(front)} of them on the front. "
+        f"Hypervolume {whole:.4g}, and {published:.4g} ({published / whole:.0%}) of the papers' methods alone, at all their rungs; {'; '.join(grown(found.history))}.",
         f"![The front, and all that was evaluated]({PICTURE})",
         f"The papers' methods at equal quality: of all that is no worse in {quality}, what memorises least. *Apart* is whether the two intervals of {memorization} are.",
         table(["method as published", quality, memorization, "what memorises least at that quality", quality, memorization, "apart"], beaten),
         "The front:",
-        table(header, [[described(row), score(row, quality), score(row, memorization)] for row in front]),
+        table(header, [[described(row), estimate(row, quality), estimate(row, memorization)] for row in front]),
         "Intervals are of one training, over patients. The best of many looks better than it is, since it was chosen by these very scores."])
 
 
@@ -111,13 +129,12 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"write the part of docs/search.md and docs/{PICTURE}")
     given = parser.parse_args()
     store = open_store(store_url(given.storage))
-    said = body(store, given.study, os.cpu_count() or 1)
+    found = read(store, given.study)
+    said = body(found, os.cpu_count() or 1)
     print(said)
     if given.write:
-        rows, id = results.rungs(store, given.study), results.study_id(store, given.study)
-        objectives = objective_table.parse(stored_settings(store, given.study).objectives)
-        title = f"{given.study}: front of {sum(row['on_front'] for row in rows)} among {len(rows)} rungs of {leases.counts(store, id).finished} finished trials"
-        picture.write_png(DOCS / PICTURE, rows, objectives, dict(results.references(store, id).scores), title)
+        title = picture.headline(given.study, len(found.front), len(found.rungs), found.counts.finished)
+        picture.write_png(DOCS / PICTURE, found.rungs, found.objectives, dict(found.references.scores), title)
         write_part("search.md", "whole study", said)
     store.close()
 

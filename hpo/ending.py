@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from hpo import agenda
-from hpo.agenda import is_exhausted
 from storage import leases, results, standing
 
 if TYPE_CHECKING:
@@ -48,9 +47,9 @@ class Ending:
         failed = counts.failed and counts.failed - self.search.study.user_attrs.get(FAILED_BEFORE, 0)  # which Optuna asks the database for
         if failed > most_failures(counts.trials):
             return Ended(1, f"{failed} trials failed, more than max({LEAST_FAILURES}, N/5): {self.reasons()}")
-        too_hard = counts.infeasible_in_a_row >= agenda.MOST_INFEASIBLE
-        if (too_hard or is_exhausted(counts)) and not counts.waiting and self.search.agenda.next(counts) is None:
-            if is_exhausted(counts):
+        known, too_hard = agenda.is_exhausted(counts), counts.infeasible_in_a_row >= agenda.MOST_INFEASIBLE
+        if (known or too_hard) and not counts.waiting and self.search.agenda.next(counts) is None:
+            if known:
                 return self.exhausted(counts, failed)
             return Ended(1, f"{counts.infeasible_in_a_row} proposals in a row violated --{self.search.constraints.size.name}: loosen it or take another "
                             "--space, in a study of another name (--study)")

@@ -24,4 +24,9 @@ def study_folder(out: str | Path, study: str) -> Path:
     return Path(out) / (safe if plain else f"{safe or 'study'}-{sha256(study.encode()).hexdigest()[:8]}")
 
 
-__all__ = ["HOME_VARIABLE", "cache_folder", "data_root", "phantoms_folder", "study_folder"]
+def logs_folder(out: str | Path, study: str) -> Path:
+    """Where the study's workers log."""
+    return study_folder(out, study) / "logs"
+
+
+__all__ = ["HOME_VARIABLE", "cache_folder", "data_root", "logs_folder", "phantoms_folder", "study_folder"]

@@ -159,7 +159,7 @@ def show(settings: Settings, study, console: Console, status: int) -> Found:
     base = dict(known.scores) if known is not None else {}
     points = results.rungs(study.store, settings.study)
     counts = leases.counts(study.store, study.id)
-    drawn = points, study.objectives, base, f"{settings.study}: front of {len(rows)} among {len(points)} rungs of {counts.finished} finished trials"
+    drawn = points, study.objectives, base, picture.headline(settings.study, len(rows), len(points), counts.finished)
     found = Found(rows, folder / "front.png", folder / "front.html", status)
     picture.write_png(found.png, *drawn)
     picture.write_html(found.html, *drawn)

@@ -146,6 +146,11 @@ def load_libraries() -> None:
     import plotly.graph_objects  # noqa: F401
 
 
+def headline(study: str, front: int, rungs: int, finished: int) -> str:
+    """What is over a study's picture. front: points on it; rungs: that are evaluated; finished: trials."""
+    return f"{study}: front of {front} among {rungs} rungs of {finished} finished trials"
+
+
 def write_png(path: Path, rows: list[Row], objectives: Objectives, base: dict[str, tuple], title: str) -> None:
     """All evaluated rungs, the front's with 95 % intervals and joined, the untouched base as a cross."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,7 +33,7 @@ def checked(store: Store | None, settings: Settings, what: dict[str, str | int],
     """The study, None if it is new. Raises what a launch raises before its first trial, and makes no study. what: the identity of model and data.
     queue_of: what reads --enqueue and --warm-start."""
     if store is None and settings.warm_start is not None:
-        raise warm_start.unknown(settings, ())
+        raise warm_start.unknown(settings.warm_start, settings.study, ())
     is_there = store is not None and settings.study in results.study_names(store)
     if store is not None and not is_there and results.is_foreign(store, settings.study):
         raise ForeignStudy(settings.study)

@@ -342,6 +342,7 @@ class Search:
         return self.counted[what]
 
     def rungs_of(self, candidate: Candidate, baseline: str | None = None) -> tuple[int, ...]:
+        """Where it is evaluated as a trial of this study. baseline: as in Asked."""
         return self.settings.rungs_of(candidate.steps, baseline is not None)
 
     def infeasible(self, candidate: Candidate) -> tuple[str, str] | None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from hpo import objectives as objective_table
 from hpo.errors import BadSetting
 from hpo.proposer import Point
-from hpo.settings import Settings
 from hpo.spaces.function import said_of, shown, vetted
 from storage import leases, results, standing
 from storage.errors import UnknownStudy
@@ -40,10 +39,10 @@ class Source:
     yardstick: Mapping[str, Any]
 
 
-def unknown(settings: Settings, known: Sequence[str]) -> BadSetting:
-    """That there is no study of that name among those that are known."""
-    others = ", ".join(repr(each) for each in known if each != settings.study)
-    return BadSetting(f"--warm-start {settings.warm_start}: there is no such study in this store, "
+def unknown(name: str, own: str, known: Sequence[str]) -> BadSetting:
+    """That there is no study of that name among those that are known. own: the name of the study that is to be started."""
+    others = ", ".join(repr(each) for each in known if each != own)
+    return BadSetting(f"--warm-start {name}: there is no such study in this store, "
                       + (f"take one of {others}, or leave the flag out" if others else "which has no other: leave the flag out"))
 
 
@@ -54,7 +53,7 @@ def source(search: Search, name: str) -> Source:
     try:
         id = results.study_id(search.store, name)
     except UnknownStudy as error:
-        raise unknown(replace(search.settings, warm_start=name), error.known) from error
+        raise unknown(name, search.settings.study, error.known) from error
     stored = results.settings(search.store, id)["binding"]
     if tuple(stored["objectives"]) != search.objectives.names:
         raise BadSetting(f"--warm-start {name}: its objectives are {','.join(stored['objectives'])}, this study's are {','.join(search.objectives.names)}: "

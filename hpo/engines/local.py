@@ -104,7 +104,7 @@ class Local(Engine):
         devices = gpus(settings.device) or ["cpu"]
         count = self.places(settings)
         threads = threads_for(count)
-        logs = home.study_folder(settings.out, settings.study) / "logs"
+        logs = home.logs_folder(settings.out, settings.study)
         logs.mkdir(parents=True, exist_ok=True)
         deaths = Deaths(count, partial(standing.rung_count, search.store, search.id))
         paths = [f"--{name}={value}" for name, value in own_paths(search).items()]

@@ -208,8 +208,7 @@ class Ray(Engine):
         if settings.ray_address is not None:
             check_address(settings.ray_address)
             check_reachable_store(settings)
-            with connected(settings.ray_address) as available:
-                shares_of(settings, available, is_cluster=True)
+            self.places(settings)
         else:
             shares_of(settings, {"CPU": float(cores()), "GPU": float(len(gpus(settings.device)))}, is_cluster=False)
             check_fits(settings.workers)
@@ -228,8 +227,9 @@ class Ray(Engine):
         settings = search.settings
         folder = own_folder(home.study_folder(settings.out, settings.study).absolute())  # on a cluster, on a disk that all machines see
         with connected(settings.ray_address) as available:
-            shares = shares_of(settings, available, settings.ray_address is not None)
-            if settings.ray_address is not None and (said := waiting(shares, available, ray.available_resources())):
+            is_cluster = settings.ray_address is not None
+            shares = shares_of(settings, available, is_cluster)
+            if is_cluster and (said := waiting(shares, available, ray.available_resources())):
                 log.warning("%s", said)
             bell = ray.remote(num_cpus=0)(Bell).remote()
             run = Run(search, watch, bell, shares.most, Deaths(shares.most, partial(standing.rung_count, search.store, search.id)))

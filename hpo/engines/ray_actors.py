@@ -64,7 +64,7 @@ class StudyTrial(tune.Trainable):
             return
         else:
             settings = self.worker.search.settings
-            log_to_file(home.study_folder(settings.out, settings.study) / "logs" / f"ray-{socket.gethostname()}.log")
+            log_to_file(home.logs_folder(settings.out, settings.study) / f"ray-{socket.gethostname()}.log")
             bell.join.remote(self.worker.search.store.worker)
 
     def reset_config(self, config: dict[str, Any]) -> bool:

@@ -14,7 +14,7 @@ def test_methods_are_compared_at_equal_quality() -> None:
     search = begin(new_database(), "whole", 9)
     # Yardstick, the six methods as published, and two that were proposed.
     finish(search, [(1.0, 1.0), (3.0, 0.9), (2.0, 0.2), (4.0, 0.5), (5.0, 0.1), (2.5, 0.25), (2.6, 0.5), (1.9, 0.4), (2.5, 0.15)])
-    said = whole.body(search.store, "whole", 2)
+    said = whole.body(whole.read(search.store, "whole"), 2)
     search.store.close()
     assert "9 finished trials" in said and "0 of them stopped early, 0 failed" in said and "None" not in said
     compared = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines() if re.match(r"\| [0-6]: ", line)][:7]
