@@ -84,7 +84,7 @@ def test_answers_are_not_told_from_candidates(written: Callable, bounds: Bounds)
     ("return Candidate.of('bias', ('up',), ('attention',), 1e-3, 4)", "kind 'attention' is not trained by bias tuning: take norm or bias"),
     ("return Candidate.of('bias', ('up',), ('bias',), 1e-3, 4, 8)", "rank 8: bias tuning has no rank, leave it out"),
     ("return Candidate.of('bias', ('up',), ('bias',), 1e-3, 4, norm_rate=1e-3)", "norm rate 0.001: bias tuning has no learning rate of its own for norms"),
-    ("return Candidate('lora', (Part(('up',), ('attention',), 4, 'x'),), 1e-3, 4)", "alpha='x': give a number above 0, or leave it out"),
+    ("return Candidate('lora', (Part(('up',), ('attention',), 4, 'x'),), 1e-3, 4)", "alpha='x': give a number above 0 and up to 2147483647, or leave it out"),
     ("return Candidate('lora', (Part(('up',), ('attention',), 4, float('nan')),), 1e-3, 4)", "alpha=nan: give a number above 0"),
     ("return Candidate('bias', ('up',), 1e-3, 4)", "is not of a candidate's types (AttributeError"), ("return Candidate.of('bias', None, ('bias',), 1e-3, 4)", "not of a candidate's types"),
     ("return Candidate.of('lora', ('up',), ('attention',), 1e-3, 4)", "has no rank: LoRA needs one in each part, such as"),
