@@ -24,7 +24,7 @@ from benchmarks.documents import table, write_part
 OUTSIDE, IDLE = "outside fine-tuning, generation and scoring, %", "idle at the end, %"
 TARGETS = {"minutes for the trials": 10, "first step, first run, s": 60, "first step, second run, s": 20,
            "peak memory, PSS of all processes summed, GiB": 4, OUTSIDE: 2, IDLE: None}
-COUNTED = ("What is outside: the launch has workers × the time from the first training step to its end. Of that is taken what finished trials spent in "
+COUNTED = ("What is outside: the launch has workers × the time from the first training step to its end. Of that is taken what trials spent in "
            "fine-tuning, generating and scoring, and the idle time at the end, when a worker finds no trial left while another still runs its last one. "
            "The rest is outside: the other workers' start, putting parameters in and restoring them, checkpoints, notes, the sampler, the database, "
            "the drawing of the front. The idle time depends on how the last trials fall, and has a line of its own.")
@@ -32,15 +32,11 @@ LOOK_SECONDS = 0.25
 GIB = 1 << 30
 # Seconds of all workers together.
 SPENT = """
-WITH workers AS (SELECT worker, max(settled_at) AS last FROM peft_pareto.leases GROUP BY worker),
-busy AS (
-    SELECT sum(part.value::float) AS seconds
-    FROM trials JOIN trial_user_attributes a USING (trial_id), json_each_text(a.value_json::json) AS part (name, value)
-    WHERE state = 'COMPLETE' AND a.key = :key AND part.name IN ('training', 'generating', 'scoring'))
-SELECT count(*) AS workers, (SELECT seconds FROM busy) AS busy,
-       extract(epoch FROM sum((SELECT max(last) FROM workers) - last))::float AS idle
+WITH workers AS (SELECT worker, max(settled_at) AS last FROM peft_pareto.leases GROUP BY worker)
+SELECT count(*) AS workers, extract(epoch FROM sum((SELECT max(last) FROM workers) - last))::float AS idle
 FROM workers
 """
+EVALUATED = re.compile(r"trial (\d+) is evaluated at \d+ steps, after [\d.]+ s \((.+)\)$", re.MULTILINE)  # in workers' logs; from the trial's beginning on
 
 
 @dataclass(frozen=True)
@@ -118,16 +114,23 @@ def watch_first_step(home: Path, started: float, first: list[float], process: su
 
 def shares(home: Path, run: Run) -> tuple[float, float] | None:
     """Percent of all workers' time, from the first training step to the end, that is outside, and that is idle at the end (COUNTED)."""
-    from hpo.trial import SECONDS
     from storage import embedded
     from storage.engine import connect
 
     if run.first_step is None:
         return None
     with connect(embedded.start(home)).connect() as connection:
-        spent = connection.execute(text(SPENT), {"key": SECONDS}).one()
+        spent = connection.execute(text(SPENT)).one()
+    logs = "".join(path.read_text(encoding="utf-8") for path in (home / "out").glob("*/logs/*.log"))
+    busy = busy_seconds(logs)
     span = spent.workers * (run.seconds - run.first_step)
-    return 100 * (span - spent.busy - spent.idle) / span, 100 * spent.idle / span
+    return 100 * (span - busy - spent.idle) / span, 100 * spent.idle / span
+
+
+def busy_seconds(logs: str) -> float:
+    """Seconds of fine-tuning, generating and scoring of all trials in workers' logs."""
+    last = dict(EVALUATED.findall(logs))  # of each trial
+    return sum(float(part.split()[1]) for parts in last.values() for part in parts.split(", "))
 
 
 def main() -> int:

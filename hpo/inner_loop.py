@@ -40,6 +40,7 @@ LOSS_SPAN = (0.0, 0.5)  # part of the noise schedule that the loss gap looks at:
 BASE = "base"  # the kind of the cached measurements of the untouched base
 BASE_VERSION = 3  # of what is cached under "base"
 CPU_IS_FULL = "DefaultCPUAllocator: can't allocate memory"  # in the words of torch's plain RuntimeError
+STAGES = ("training", "generating", "scoring")  # what a trial is for; what its seconds are told by
 LOADING = "the base model and the caches, before any training"
 
 Stage = Callable[[str], None]
@@ -49,7 +50,7 @@ Stage = Callable[[str], None]
 class Result:
     """What a candidate came to at a number of steps. pictures: (k, H, W) uint8, generated from twin captions, for the trial's note.
 
-    seconds: of "training", "generating", "scoring", and "total", in which the subset is also applied and kept. curve: the
+    seconds: of each of STAGES, and "total", in which the subset is also applied and kept. curve: the
     held-out loss, (mean on train, mean on twin) by step. memory: bytes at the peak, None where this system does not say.
     """
 
@@ -62,6 +63,12 @@ class Result:
     pictures: np.ndarray
     curve: dict[int, tuple[float, float]] = field(default_factory=dict)
     memory: int | None = None
+
+    @property
+    def spent(self) -> str:
+        """The seconds in words."""
+        parts = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in self.seconds.items() if stage in STAGES)
+        return f"{self.seconds['total']:.2f} s ({parts})"
 
 
 def seed_of(*parts: int) -> int:

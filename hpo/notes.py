@@ -99,6 +99,6 @@ def text(asked: Asked, result: Result, picture: str) -> str:
                      f"{'lower' if SCORES[name].direction == 'minimize' else 'higher'} | {SCORES[name].meaning} |"
                      for name, estimate in result.scores.items())
     return (f"**{asked.at(result.steps).words}**\n\n{result.trainable:,} trainable parameters ({result.trainable_share:.3%} of the U-Net), "
-            f"{result.seconds['total']:.0f} s, training loss {result.training_loss:.4f}\n\n"
+            f"{result.spent}, training loss {result.training_loss:.4f}\n\n"
             f"| score | value | 95 % interval | unit | better | what it is |\n|---|---|---|---|---|---|\n{rows}\n\n"
             f"Generated from captions of patients that were not learned from:\n\n{picture}\n")

@@ -89,6 +89,7 @@ def evaluate(search: Search, inner: InnerLoop, asked: Asked) -> Generator[int, N
                 life.sign()
                 stop = retrying(partial(write, search, asked, result, before + result.seconds["total"]))
                 life.sign()
+                log.info("trial %d is evaluated at %d steps, after %s", asked.number, steps, result.spent)
                 last = stop or steps == asked.candidate.steps
                 keeping.save(search, asked, tuning, last)
                 life.sign()

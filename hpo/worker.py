@@ -166,7 +166,6 @@ class Worker:
         except BaseException:
             self.running = None
             raise
-        log.info("trial %d is evaluated at %d steps", asked.number, self.reached)
         return Rung(asked.number, self.reached)
 
     def turn(self) -> Ended | Rung | Over:

@@ -75,7 +75,7 @@ def test_a_note_has_words_every_score_with_its_interval_and_the_picture(search: 
     asked = finished_study.ask(search)
     notes.write(search, asked, finished_study.result(0.5, 0.125))
     note = note_of(search, asked)
-    assert asked.candidate.words in note and "1,234 trainable parameters (5.000% of the U-Net)" in note
+    assert asked.candidate.words in note and "1,234 trainable parameters (5.000% of the U-Net), 2.50 s (training 1.00), training loss 0.5000" in note
     assert "| fd | 0.5 | 0.4 … 0.6 |" in note and "| copy_excess | 0.125 | 0.025 … 0.225 |" in note
     assert all(f"| {name} |" in note for name in SCORES)
     (artifact,) = get_all_artifact_meta(trial_of(search, asked))
