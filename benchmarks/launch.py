@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +22,14 @@ from sqlalchemy import text
 
 from benchmarks.documents import table, write_part
 
-OUTSIDE, IDLE = "outside fine-tuning, generation and scoring, %", "idle at the end, %"
+OUTSIDE, CURVE, IDLE = "outside fine-tuning, generation and scoring, %", "held-out loss during fine-tuning, %", "idle at the end, %"
 TARGETS = {"minutes for the trials": 10, "first step, first run, s": 60, "first step, second run, s": 20,
-           "peak memory, PSS of all processes summed, GiB": 4, OUTSIDE: 2, IDLE: None}
+           "peak memory, PSS of all processes summed, GiB": 4, OUTSIDE: 2, CURVE: None, IDLE: None}
 COUNTED = ("What is outside: the launch has workers × the time from the first training step to its end. Of that is taken what trials spent in "
-           "fine-tuning, generating and scoring, and the idle time at the end, when a worker finds no trial left while another still runs its last one. "
+           "fine-tuning, generating and scoring, the curves of the held-out loss, and the idle time at the end, when a worker finds no trial left while another still runs its last one. "
            "The rest is outside: the other workers' start, putting parameters in and restoring them, checkpoints, notes, the sampler, the database, "
-           "the drawing of the front. The idle time depends on how the last trials fall, and has a line of its own.")
+           "the drawing of the front. The held-out loss is looked at as often as --held-out-every says, and the idle time depends on how the last trials fall: "
+           "they have lines of their own.")
 LOOK_SECONDS = 0.25
 GIB = 1 << 30
 # Seconds of all workers together.
@@ -112,8 +114,10 @@ def watch_first_step(home: Path, started: float, first: list[float], process: su
         time.sleep(LOOK_SECONDS)
 
 
-def shares(home: Path, run: Run) -> tuple[float, float] | None:
-    """Percent of all workers' time, from the first training step to the end, that is outside, and that is idle at the end (COUNTED)."""
+def shares(home: Path, run: Run) -> tuple[float, float, float] | None:
+    """Percent of all workers' time, from the first training step to the end, that is outside, that goes to curves of the held-out loss, and that
+    is idle at the end (COUNTED)."""
+    from hpo.inner_loop import LOSS_CURVE
     from storage import embedded
     from storage.engine import connect
 
@@ -124,13 +128,17 @@ def shares(home: Path, run: Run) -> tuple[float, float] | None:
     logs = "".join(path.read_text(encoding="utf-8") for path in (home / "out").glob("*/logs/*.log"))
     busy = busy_seconds(logs)
     span = spent.workers * (run.seconds - run.first_step)
-    return 100 * (span - busy - spent.idle) / span, 100 * spent.idle / span
+    return tuple(100 * seconds / span for seconds in (span - sum(busy.values()) - spent.idle, busy[LOSS_CURVE], spent.idle))
 
 
-def busy_seconds(logs: str) -> float:
-    """Seconds of fine-tuning, generating and scoring of all trials in workers' logs."""
+def busy_seconds(logs: str) -> dict[str, float]:
+    """Seconds of all trials in workers' logs, by what they went to."""
     last = dict(EVALUATED.findall(logs))  # of each trial
-    return sum(float(part.split()[1]) for parts in last.values() for part in parts.split(", "))
+    found = Counter()
+    for part in (part for parts in last.values() for part in parts.split(", ")):
+        stage, seconds = part.rsplit(maxsplit=1)
+        found[stage] += float(seconds)
+    return found
 
 
 def main() -> int:
@@ -142,13 +150,13 @@ def main() -> int:
         home = Path(folder)
         try:
             first = run_launch(home, given.trials, extra)
-            outside, idle = shares(home, first) or (None, None)
+            where = shares(home, first) or (None, None, None)
             second = run_launch(home, given.trials + 2, extra)
         finally:
             from storage import embedded
 
             embedded.stop(home)
-    figures = dict(zip(TARGETS, (first.seconds / 60, first.first_step, second.first_step, first.peak, outside, idle)))
+    figures = dict(zip(TARGETS, (first.seconds / 60, first.first_step, second.first_step, first.peak, *where)))
     rows = [[name, "–" if value is None else f"{value:.1f}", "–" if TARGETS[name] is None else f"≤ {TARGETS[name]}"] for name, value in figures.items()]
     body = (f"Made by `python -m benchmarks.launch --write` with {given.trials} trials on {os.cpu_count()} cores.\n\n"
             f"{table(['figure', 'measured', 'target'], rows)}\n\n{COUNTED}")

@@ -40,7 +40,8 @@ LOSS_SPAN = (0.0, 0.5)  # part of the noise schedule that the loss gap looks at:
 BASE = "base"  # the kind of the cached measurements of the untouched base
 BASE_VERSION = 3  # of what is cached under "base"
 CPU_IS_FULL = "DefaultCPUAllocator: can't allocate memory"  # in the words of torch's plain RuntimeError
-STAGES = ("training", "generating", "scoring")  # what a trial is for; what its seconds are told by
+LOSS_CURVE = "held-out loss"
+STAGES = ("training", LOSS_CURVE, "generating", "scoring")  # what a trial is for; what its seconds are told by
 LOADING = "the base model and the caches, before any training"
 
 Stage = Callable[[str], None]
@@ -368,8 +369,20 @@ class Clock:
 
     def stop(self) -> None:
         if self.stage is not None:
-            self.seconds[self.stage] = self.seconds.get(self.stage, 0.0) + time.monotonic() - self.since
+            self.add(self.stage, time.monotonic() - self.since)
             self.stage = None
+
+    def add(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    def timed(self, stage: str, work: Callable[[int], None]) -> Callable[[int], None]:
+        """Work within other stages that is not passed on as one of its own."""
+        def run(step: int) -> None:
+            since = time.monotonic()
+            work(step)
+            self.add(stage, time.monotonic() - since)
+
+        return run
 
 
 @contextmanager

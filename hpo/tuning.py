@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.inner_loop import Clock, Result, Stage, memory_named
+from hpo.inner_loop import LOSS_CURVE, Clock, Result, Stage, memory_named
 from hpo.memory import Peak
 from trainers import checkpoint, held_out
 from trainers.candidate import Candidate
@@ -52,8 +52,9 @@ class Tuning:
             self.subset = inner.apply(candidate, self.seed)
             stack.callback(self.subset.restore)
             self.clock.stop()
+            looks = [replace(each, look=self.clock.timed(LOSS_CURVE, each.look)) for each in inner.held_out(self.curve)]
             self.training = stack.enter_context(inner.training(candidate, self.seed, self.subset, self.learned, on_step=self.told,
-                                                                         evaluations=inner.held_out(self.curve), state=self.state))
+                                                            evaluations=looks, state=self.state))
             self.stack = stack.pop_all()
         return self
 

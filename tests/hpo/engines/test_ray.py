@@ -133,7 +133,7 @@ def test_an_actor_gives_a_result_a_rung_and_gives_its_trial_back_between_two(set
                         dict(trial=1, steps=2, done=False, outcome=None, refused=None)]
         assert states(chosen.study) == {"COMPLETE": 1, "RUNNING": 1}
         logged = (study_folder(chosen.out, chosen.study) / "logs" / f"ray-{socket.gethostname()}.log").read_text()
-        assert re.search(r"^[\d:]+ \d+ trial 0: .*\n[\d:]+ \d+ trial 0 is evaluated at 2 steps, after [\d.]+ s \(training [\d.]+, generating [\d.]+, scoring [\d.]+\)\n", logged)
+        assert re.search(r"^[\d:]+ \d+ trial 0: .*\n[\d:]+ \d+ trial 0 is evaluated at 2 steps, after [\d.]+ s \(training [\d.]+, held-out loss [\d.]+, generating [\d.]+, scoring [\d.]+\)\n", logged)
         assert len(ray.get(bell.ring.remote())) == 1
         until(lambda: states(chosen.study) == {"COMPLETE": 1, "WAITING": 1}, 10, "the trial is given back")
         assert ray.get(actor.train.remote(), timeout=30)["done"], "and nothing is begun after it"
