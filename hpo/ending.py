@@ -69,10 +69,10 @@ class Ending:
 
     def stable(self) -> str | None:
         """In words that the front has stopped growing: see STABLE_TRIALS. Counted from the yardstick's end on. Where it shrank, since a repeat lowered the
-        mean of a point of it, only what grew is counted."""
+        mean of a point of it, only what grew is counted. A front that is not there yet is not stable."""
         volumes = standing.hypervolumes(self.search.store, self.search.id)[-1 - STABLE_TRIALS:]
         grown = sum(max(after - before, 0.0) for before, after in pairwise(volumes))
-        if len(volumes) <= STABLE_TRIALS or grown > STABLE_GROWTH * volumes[0]:
+        if len(volumes) <= STABLE_TRIALS or not volumes[-1] or grown > STABLE_GROWTH * volumes[0]:
             return None
         return f"the front is stable: its hypervolume grew by less than {STABLE_GROWTH:.0%} over the last {STABLE_TRIALS} finished trials"
 

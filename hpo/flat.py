@@ -25,6 +25,7 @@ class AsAsked:
     """
 
     def __init__(self, rungs: tuple[int, ...]):
+        self.rungs = rungs
         self.known: dict[str, BaseDistribution] = {STEPS: IntDistribution(rungs[0], rungs[-1], log=True)}
 
     def meet(self, distributions: Mapping[str, BaseDistribution]) -> bool:
@@ -138,8 +139,9 @@ class Flat(AsAsked):
 
 
 def kind_of(name: str) -> str:
-    """What a parameter says, whatever it says it of: "rank in up" of "rank of lora in up"."""
-    return ALTERNATIVE.sub("", name)
+    """What a parameter says, whatever it says it of: "rank in up" of "rank of lora in up". "steps of lora" stays apart: the rung is told by another."""
+    kind = ALTERNATIVE.sub("", name)
+    return name if kind == STEPS else kind
 
 
 def is_worded(distribution: BaseDistribution) -> bool:

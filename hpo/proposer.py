@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import FixedTrial, FrozenTrial
 
@@ -68,7 +68,8 @@ class Proposer(Generic[T]):
         self.history = History(directions, Flat(self.rungs) if self.setup.flat else AsAsked(self.rungs), constrained)
         self.durations = Seconds(self.history.view)
         self.learnt: set[int] = set()  # numbers of the trials
-        self.evaluated: set[tuple[frozenset, int]] = set()  # what was asked but for the steps, and those, of all rungs but `noted`: it is needed when a model is stuck only
+        self.evaluated: set[tuple[frozenset, Any]] = set()  # `asked_in` of all that is known but `noted`: it is needed when a model is stuck only
+        self.begun: dict[int, Mapping[str, Any]] = {}  # answers of the trials that are evaluated and go on
         self.noted: list[Point] = []  # rungs that were learnt since
         self.reached: dict[int, Point] = {}  # the last rung as yet of trials that go on
         self.generations: Counter[int] = Counter()  # of NSGA-II: trials that it was taught
@@ -96,7 +97,7 @@ class Proposer(Generic[T]):
         candidate = self.given(trial)
         if candidate is None or not self.allows(candidate):
             return None
-        point, _ = self.history.view.shown(trial.params, trial.distributions, trial.params.get(STEPS, self.rungs[-1]))
+        point, _ = self.history.view.shown(trial.params, trial.distributions, self.steps_of(trial.params))
         return None if self.history.was_tried(point) else point
 
     def seconds(self, points: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -108,6 +109,7 @@ class Proposer(Generic[T]):
         self.learnt.add(point.number)
         if point.number >= 0:  # else another study's
             self.noted.append(point)
+            self.begun[point.number] = point.parameters
         self.durations.learn(point)
         if self.setup.learns == RUNGS:
             self.history.teach(point)
@@ -120,12 +122,13 @@ class Proposer(Generic[T]):
                 system_attrs: Mapping[str, Any] | None = None) -> None:
         """A trial that somebody runs now; samplers see it running until it ends. Once more for the same trial changes nothing."""
         if self.setup.learns != NOTHING:
-            steps = parameters.get(STEPS, self.rungs[-1])
-            self.history.start(number, Running(parameters, distributions, dict(system_attrs or {}), int(steps)))
+            self.history.start(number, Running(parameters, distributions, dict(system_attrs or {}), self.steps_of(parameters)))
 
     def end(self, number: int) -> None:
         """A trial has ended, however it did: what it reached is all that it will ever reach. It may have been no trial of `started`."""
         self.history.stop(number)
+        if number in self.begun:  # perhaps it was stopped before its own steps
+            self.evaluated.add(asked_in(self.begun.pop(number)))
         point = self.reached.pop(number, None)
         if point is not None:
             self.history.teach(self.of_a_generation(point))
@@ -142,10 +145,14 @@ class Proposer(Generic[T]):
         """A trial of `started`, or none, has failed by its own cause: the same would fail again. NSGA-II learns nothing of it: its parents are of those
         that it has values of."""
         self.end(number)
-        steps = int(parameters.get(STEPS, self.rungs[-1]))
-        self.evaluated.add((without_steps(parameters), steps))
+        self.evaluated.add(asked_in(parameters))
         if self.setup.learns == RUNGS:
-            self.history.fail(number, Running(parameters, distributions, {}, steps))
+            self.history.fail(number, Running(parameters, distributions, {}, self.steps_of(parameters)))
+
+    def steps_of(self, parameters: Mapping[str, Any]) -> int:
+        """Of a trial by its answers, as far as they say: a space of the user's may have other words for them."""
+        steps = parameters.get(STEPS)
+        return int(steps) if isinstance(steps, (int, float)) else self.rungs[-1]
 
     def propose(self, number: int, fixed: Mapping[str, Any] | None = None, at_random: bool = False) -> Proposal[T]:
         """The candidate for this trial; answers that are fixed are given as they are, the others are sampled, or drawn at random until they give what is
@@ -172,13 +179,13 @@ class Proposer(Generic[T]):
 
     def unknown(self, seed: int) -> dict[str, Any]:
         """Answers that give a candidate that may be run and was not evaluated, if a few random ones hold one such; else none."""
-        self.evaluated.update((without_steps(point.parameters), point.steps) for point in self.noted)
+        self.evaluated.update(asked_in(point.parameters, point.steps) for point in self.noted)
         self.noted = []
         generator = np.random.RandomState(seed_of(seed, UNKNOWN_STREAM))
         for _ in range(LOOKED_AT):
             trial = Wished({}, generator, (), self.history.view, self.history.study)
             candidate = self.given(trial)
-            if candidate is not None and self.allows(candidate) and (without_steps(trial.params), trial.params.get(STEPS, self.rungs[-1])) not in self.evaluated:
+            if candidate is not None and self.allows(candidate) and asked_in(trial.params) not in self.evaluated:
                 return dict(trial.params)
         return {}
 
@@ -205,10 +212,10 @@ class Wished(FixedTrial):
         return value
 
     def answer(self, name: str, distribution: BaseDistribution) -> Any:
-        whole = last_of(self.rungs, distribution) if name == STEPS else None
+        whole = last_of(self.rungs, distribution, self.view.rungs) if name == STEPS else None
         if whole is not None:
             return whole
-        meant = self.view.meant(name, self.wishes) if self.wishes else UNSAID
+        meant = self.view.meant(name, self.wishes) if self.wishes and name != STEPS else UNSAID
         return meant if meant is not UNSAID and holds(distribution, meant) else at(distribution, self.generator.rand())
 
 
@@ -222,7 +229,7 @@ class Answers(BaseSampler):
     """A space's questions put to one of Optuna's samplers, which sees other distributions than the space asks for: of steps, and of what differs
     from trial to trial. So all that it proposed at once is looked up by name, and taken if the question allows it.
 
-    rungs: the trial is to reach the last of them that the space offers. A model has them all.
+    rungs: the trial is to reach the last of them that the space offers (see `last_of`). A model has them all.
     """
 
     def __init__(self, inner: BaseSampler, history: History, seed: int, rungs: tuple[int, ...], fixed: Mapping[str, Any]):
@@ -238,7 +245,7 @@ class Answers(BaseSampler):
     def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
         if param_name in self.fixed:
             return allowed(param_name, self.fixed[param_name], param_distribution)
-        whole = last_of(self.rungs, param_distribution) if param_name == STEPS else None
+        whole = last_of(self.rungs, param_distribution, self.history.view.rungs) if param_name == STEPS else None
         if whole is not None:
             return whole
         meant = self.history.view.meant(param_name, self.relative(study, trial))
@@ -288,9 +295,22 @@ def seed_of(seed: int, number: int, *stream: int) -> int:
     return int(np.random.SeedSequence([seed, number, *stream]).generate_state(1)[0])
 
 
-def last_of(rungs: tuple[int, ...], distribution: BaseDistribution) -> int | None:
-    """The last rung that is offered, if any is."""
-    return next((rung for rung in reversed(rungs) if holds(distribution, rung)), None)
+def last_of(rungs: tuple[int, ...], distribution: BaseDistribution, ladder: tuple[int, ...]) -> int | None:
+    """The last of these rungs that is offered, if any is. None where steps are offered that are on no rung of the ladder: they are evaluated on no trial's
+    way, so they are searched like any other parameter."""
+    if isinstance(distribution, CategoricalDistribution):
+        offered = distribution.choices
+    elif isinstance(distribution, IntDistribution):
+        offered = range(distribution.low, distribution.high + 1, distribution.step)
+    else:
+        return None
+    return next((rung for rung in reversed(rungs) if rung in offered), None) if all(steps in ladder for steps in offered) else None
+
+
+def asked_in(parameters: Mapping[str, Any], steps: int | None = None) -> tuple[frozenset, Any]:
+    """What tells candidates apart: the answers, and of those for steps these, if they were asked."""
+    asked = parameters.get(STEPS)
+    return without_steps(parameters), asked if asked is None or steps is None else steps
 
 
 def holds(distribution: BaseDistribution, value: Any) -> bool:

@@ -118,7 +118,7 @@ def points(search: Search, yardstick: Sequence[float]) -> list[Point]:
         candidate = adapted(given, found, search)
         if abs(math.log(candidate.steps / (given.steps / found.steps * search.settings.steps))) > math.log(search.settings.reduction) / 2 + TOLERANCE:
             continue
-        fixed, values = search.space.fixed(candidate, search.bounds), values_here(row.values, found, search, base, yardstick)
+        fixed, values = search.space.fixed(candidate, search.bounds, row.parameters), values_here(row.values, found, search, base, yardstick)
         trainable = search.trainable(candidate)
         if fixed is not None and values is not None and trainable is not None:
             scores = {} if search.objectives.is_joint_reward else dict(zip(search.objectives.names, values))

@@ -31,11 +31,13 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A rung. number: its trial's; candidate: JSON, with the steps of the rung; values: raw scores of the objectives, [q, m] in a joint_reward study."""
+    """A rung. number: its trial's; candidate: JSON, with the steps of the rung; values: raw scores of the objectives, [q, m] in a joint_reward study;
+    parameters: the answers that gave the trial's candidate, None where there were none."""
 
     number: int
     candidate: Mapping[str, Any]
     values: tuple[float, ...]
+    parameters: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def last_recorded(store: Store, study_id: int) -> int:
 
 def evaluated(store: Store, study_id: int, until: int) -> list[Evaluated]:
     """All points in the order in which they were written, up to that place."""
-    return [Evaluated(row["number"], row["candidate"], tuple(row["values"]))
+    return [Evaluated(row["number"], row["candidate"], tuple(row["values"]), row["parameters"])
             for row in _rows(store, "SELECT * FROM peft_pareto.evaluated(:study, :until)", study=study_id, until=until)]
 
 

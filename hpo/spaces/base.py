@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,12 +116,21 @@ class Space(ABC):
         """At least the answers that would give this candidate, if any do. Raises LookupError where it is sure that none do."""
         raise LookupError(f"space {self.name} cannot tell answers from candidates")
 
-    def fixed(self, candidate: Candidate, bounds: Bounds) -> FixedTrial | None:
-        """A trial whose answers give exactly this candidate, so that a baseline teaches the sampler too; None if none do."""
+    def fixed(self, candidate: Candidate, bounds: Bounds, given: Mapping[str, Any] | None = None) -> FixedTrial | None:
+        """A trial whose answers give exactly this candidate, so that a baseline teaches the sampler too; None if none do. given: answers that gave it, or a
+        longer training of it, in another study: they are tried where this space cannot tell answers from candidates."""
         try:
-            trial = FixedTrial(self.answers(candidate, bounds))
+            answers = self.answers(candidate, bounds)
+        except (LookupError, ValueError):
+            return None if given is None else self.tried(given, candidate, bounds, longer=True)
+        return self.tried(answers, candidate, bounds)
+
+    def tried(self, answers: Mapping[str, Any], candidate: Candidate, bounds: Bounds, longer: bool = False) -> FixedTrial | None:
+        trial = FixedTrial(dict(answers))
+        try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", UserWarning)  # Optuna's on a value that is out of range
-                return trial if self.propose(trial, bounds) == candidate else None
-        except (LookupError, ValueError, UserWarning):
+                found = self.propose(trial, bounds)
+        except (LookupError, ValueError, UserWarning, SearchError):
             return None
+        return trial if found == candidate or longer and found.root == candidate.root and found.steps >= candidate.steps else None

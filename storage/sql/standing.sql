@@ -24,10 +24,11 @@ $$
 $$;
 
 -- The study's points up to a place in the order in which rungs were written, each as the candidate that stops there.
-CREATE OR REPLACE FUNCTION peft_pareto.evaluated(study integer, until bigint) RETURNS TABLE (
-    number integer, candidate jsonb, "values" double precision[]) LANGUAGE sql STABLE AS
+DROP FUNCTION IF EXISTS peft_pareto.evaluated(integer, bigint);
+CREATE FUNCTION peft_pareto.evaluated(study integer, until bigint) RETURNS TABLE (
+    number integer, candidate jsonb, "values" double precision[], parameters jsonb) LANGUAGE sql STABLE AS
 $$
-    SELECT t.number, jsonb_set(c.json, '{steps}', to_jsonb(r.steps)), r.values
+    SELECT t.number, jsonb_set(c.json, '{steps}', to_jsonb(r.steps)), r.values, c.parameters
         FROM peft_pareto.rungs r
         JOIN peft_pareto.candidates c ON c.trial_id = r.trial_id
         JOIN optuna.trials t ON t.trial_id = r.trial_id

@@ -465,3 +465,68 @@ def test_a_space_that_looks_at_the_study_is_modelled_as_any_other() -> None:
     proposer = Life("auto", space, lambda place, steps: [abs(place - 0.8), abs(place - 0.8)]).run(20).proposer
     assert proposer.history.view.known.keys() == {"place", "steps"}
     assert proposer.reach({"place": 0.25}, np.random.RandomState(0))["place"] == 0.25
+
+
+@pytest.mark.parametrize("sampler", ALL)
+@pytest.mark.parametrize(("offer", "offered"), [(lambda trial: trial.suggest_categorical("steps", [67, 150]), {67, 150}), (lambda trial: trial.suggest_int("steps", 30, 34), set(range(30, 35))),
+                                                (lambda trial: trial.suggest_categorical("steps", [22, 67]), {67})])
+def test_steps_beside_the_rungs_are_searched_and_rungs_are_passed(offer: Callable, offered: set[int], sampler: str) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        return {"place": trial.suggest_float("place", 0, 1), "steps": offer(trial)}
+
+    life = Life(sampler, space).run(FIRST_TRIALS)
+    found = {life.proposer.propose(number).candidate["steps"] for number in range(100, 140)}
+    assert found == offered or sampler == "auto" and found < offered and found - set(RUNGS), "the model may have found some to be better"
+
+
+@pytest.mark.parametrize("sampler", ALL)
+def test_steps_that_are_words_are_no_rungs(sampler: str) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        return {"place": trial.suggest_float("place", 0, 1), "steps": trial.suggest_categorical("steps", ["short", "long"])}
+
+    proposer = Proposer(sampler, 3, TWO, space, RUNGS)
+    for number in range(RANDOM_TRIALS + 2):
+        proposal = proposer.propose(number)
+        proposer.started(number, proposal.parameters, proposal.distributions)
+        if number == 1:
+            proposer.fail(number, proposal.parameters, proposal.distributions)
+        else:
+            proposer.learn(Point(number, 67, True, proposal.parameters, proposal.distributions, measured(proposal.candidate, 67)))
+            proposer.end(number)
+    assert {proposer.propose(number).candidate["steps"] for number in range(100, 120)} == {"short", "long"}
+
+
+@pytest.mark.parametrize("sampler", ["auto", "gp", "nsga2"])
+def test_steps_that_each_alternative_asks_for_leave_the_rungs_apart(sampler: str) -> None:
+    def space(trial: Any) -> dict[str, Any]:
+        kind = trial.suggest_categorical("kind", ["a", "b"])
+        return {"kind": kind, "place": trial.suggest_float("place", 0, 1), "steps of": trial.suggest_categorical(f"steps of {kind}", list(RUNGS))}
+
+    proposer = Life(sampler, space).run(FIRST_TRIALS + 2).proposer
+    shown = [trial.params["steps"] for trial in proposer.history.study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    assert set(shown) == ({22, 200} if sampler == "nsga2" else set(RUNGS))
+    points = [proposer.history.view.shown(point.parameters, point.distributions, point.steps)[0] for point in proposer.history.points]
+    assert np.isfinite(proposer.seconds(points)).all()
+
+
+def test_what_was_stopped_is_not_taken_for_new() -> None:
+    """Neither by who has seen it all nor by who reads it later; and a space that asks for no steps may train for fewer than all."""
+    def cells(trial: Any) -> int:
+        return trial.suggest_int("cell", 0, 149)
+
+    def both(trial: Any) -> tuple[int, int]:
+        return cells(trial), trial.suggest_categorical("steps", list(RUNGS[1:]))
+
+    for space, steps in ((cells, 30), (both, 67)):
+        life = Life("tpe", space)
+        lived = life.new()
+        for number in range(149):
+            asked = lived.propose(number, fixed={"cell": number, "steps": 200} if space is both else {"cell": number})
+            point = Point(number, steps, space is cells, asked.parameters, asked.distributions, [1.0, 1.0])
+            life.points.append(point)
+            for proposer in (lived, life.proposer):
+                proposer.learn(point)
+                proposer.end(number)
+        for proposer in (lived, life.proposer):
+            proposed = [proposer.propose(number, at_random=True).parameters["cell"] for number in range(1000, 1020)]
+            assert proposed.count(149) >= 5, proposed

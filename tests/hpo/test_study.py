@@ -503,10 +503,11 @@ def test_a_front_that_no_longer_grows_ends_the_study(searching: Searching, finis
     assert len(volumes) == 7 and volumes == sorted(volumes) and volumes[-1] < 1.01 * volumes[3]
 
 
-def test_a_front_that_a_repeat_made_smaller_is_not_stable_while_it_grows(searching: Searching, monkeypatch) -> None:
+def test_a_front_that_a_repeat_made_smaller_is_not_stable_while_it_grows_and_none_is_not_stable_either(searching: Searching, monkeypatch) -> None:
     monkeypatch.setattr("hpo.ending.STABLE_TRIALS", 3)
     search = searching(until_stable=True)
-    for volumes, stable in (([5.0, 4.0, 4.5, 4.8], False), ([5.0, 4.0, 4.0, 4.01], True), ([5.0, 5.0, 5.02], False), ([5.0, 5.0, 5.02, 5.02], True)):
+    for volumes, stable in (([5.0, 4.0, 4.5, 4.8], False), ([5.0, 4.0, 4.0, 4.01], True), ([5.0, 5.0, 5.02], False), ([5.0, 5.0, 5.02, 5.02], True),
+                            ([0.0, 0.0, 0.0, 0.0], False), ([0.0, 0.0, 0.0, 1.0], False)):
         monkeypatch.setattr(standing, "hypervolumes", lambda store, study, volumes=volumes: volumes)
         assert (search.ending.stable() is not None) == stable, volumes
 

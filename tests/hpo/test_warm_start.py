@@ -15,7 +15,7 @@ from hpo.errors import BadSetting
 from hpo.launch import queue_of
 from hpo.spaces.reference import reference_candidate
 from hpo.study import Search
-from storage import results
+from storage import results, standing
 
 Searching = Callable[..., Search]
 IDENTITY = {"model": "m", "encoder": "e", "data": "d"}
@@ -48,6 +48,27 @@ def test_values_are_scaled_so_that_base_and_yardstick_come_to_lie_on_each_other(
     late = beside(search, opened)
     late.recall.refresh()
     assert late.recall.proposer.history.points == points
+
+
+FUNCTION = """
+from trainers.candidate import Candidate
+
+def propose(trial, bounds):
+    return Candidate.of("bias", ("up",), ("bias",), trial.suggest_float("rate", 1e-4, 1e-2, log=True), bounds.steps[-1])
+"""
+
+
+def test_what_a_function_of_the_users_gave_is_taken_over_by_the_answers_that_gave_it(searching: Searching, tmp_path) -> None:
+    (tmp_path / "space.py").write_text(FUNCTION)
+    source = searching(trials=4, space=f"{tmp_path / 'space.py'}:propose", pruner="none", baselines=False)
+    for copied in (1.0, 0.5, 0.2, 0.4):
+        run(source, lambda asked, steps, copied=copied: (1.0, copied))
+    search = started(searching, source, space=f"{tmp_path / 'space.py'}:propose")
+    quickly(search, 1.0, 1.0)
+    search.recall.refresh()
+    taken = {(point.steps, point.parameters["rate"]) for point in search.recall.proposer.history.points if point.number < 0}
+    given = {row.parameters["rate"] for row in standing.evaluated(source.store, source.id, 10**9) if row.candidate["method"] == "bias"}
+    assert len(given) == 3 and taken == {(steps, rate) for steps in (4, 13, 40) for rate in given}
 
 
 @pytest.mark.parametrize(("here", "expected"), [((6.0, 2.0), [1.0, 2.0, 3.0, 4.0]), ((5.0, 2.0), [1.0, 2.0, 3.0, 4.0]), ((3.0, 2.0), [3.0, 3.5, 4.0, 4.5])])
