@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import shlex
@@ -105,17 +106,23 @@ def one_line_errors(main: Callable[[], int]) -> int:
     try:
         return main()
     except OUR_ERRORS as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        say_error(one_line(error))
     except OSError as error:
         if error.errno in DISK_TROUBLE:
-            print(f"error: {DiskTrouble(error)}", file=sys.stderr)
+            say_error(str(DiskTrouble(error)))
         elif error.filename is not None:  # a path that was given
-            print(f"error: {error.filename} cannot be used ({error.strerror}): give another path", file=sys.stderr)
+            say_error(f"{error.filename} cannot be used ({error.strerror}): give another path")
         else:
             raise
     except KeyboardInterrupt:
         return INTERRUPTED
     return USAGE
+
+
+def say_error(words: str) -> None:
+    """Where the disk of a log is full, the exit status alone must say it."""
+    with contextlib.suppress(OSError):
+        print(f"error: {words}", file=sys.stderr, flush=True)
 
 
 def leave(status: int) -> NoReturn:

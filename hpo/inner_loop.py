@@ -42,6 +42,7 @@ BASE_VERSION = 3  # of what is cached under "base"
 CPU_IS_FULL = "DefaultCPUAllocator: can't allocate memory"  # in the words of torch's plain RuntimeError
 LOSS_CURVE = "held-out loss"
 STAGES = ("training", LOSS_CURVE, "generating", "scoring")  # what a trial is for; what its seconds are told by
+LONGEST_SAID = 200  # characters of torch's words
 LOADING = "the base model and the caches, before any training"
 
 Stage = Callable[[str], None]
@@ -88,7 +89,7 @@ def check_usable(device: str) -> None:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
+        said = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0][:LONGEST_SAID]
         raise BadSetting(f"--device {device}: this machine cannot compute on it ({said}), take cpu or a GPU that nvidia-smi lists") from error
 
 

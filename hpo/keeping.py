@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo import home
+from hpo.errors import BadSetting
 from storage import leases, results, standing
 from storage.retrying import retrying
 from trainers.base_model import unet_elements
@@ -43,6 +45,25 @@ def path_for(search: Search, asked: Asked, steps: int) -> Path | None:
 def states(settings: Settings) -> Path:
     """The study's folder of training states."""
     return (home.study_folder(settings.out if settings.checkpoints is None else settings.checkpoints, settings.study) / "states").absolute()
+
+
+def check_writable(settings: Settings, launches: bool = False) -> None:
+    """BadSetting where tensors or training states cannot be written: the study's folder may be that of another user or machine. launches: what launch itself
+    writes too, and no folder is made."""
+    out = home.study_folder(settings.out, settings.study)
+    wanted = [("out", out, "the front's picture")] if launches else []
+    wanted += [("out", out, "kept tensors")] if settings.keep != "none" else []
+    wanted += [("out" if settings.checkpoints is None else "checkpoints", states(settings), "training states")]
+    for name, folder, what in wanted:
+        try:
+            if launches:  # in the folder above, where there is none yet
+                folder = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise BadSetting(f"--{name} {getattr(settings, name)}: {what} cannot be written there ({error.strerror}), give a folder of this machine") from error
 
 
 def state_path(search: Search, asked: Asked, number: int | str | None = None) -> Path:

@@ -43,12 +43,14 @@ def search(settings: Settings, console: Console | None = None) -> Found:
     from hpo.preparation import dealt_sides
     from hpo.progress import Display
     from hpo.study import Search
+    from storage.retrying import retrying
     from storage.store import open_store
 
     settings.check()
     console = console or Console(stderr=True, highlight=False)
     engine = engines.named(settings.engine)
     engine.check(settings)
+    check_this_machine(settings)
     url = store_url(settings.storage)
     store = open_store(url, upgrade=True)
     dealt = dealt_sides(settings, resolution_of(settings))
@@ -56,13 +58,14 @@ def search(settings: Settings, console: Console | None = None) -> Found:
     checked(store, settings, what, queue_of)  # before anything is made of a launch that is refused
     home.study_folder(settings.out, settings.study).mkdir(parents=True, exist_ok=True)
     study = Search(store, settings)
-    registered = study.register(settings.trials, what, queue_of(study))
+    queue = queue_of(study)
+    registered = retrying(lambda: study.register(settings.trials, what, queue))
     announce(settings, study, registered, dealt.warnings, console)
     threading.Thread(target=picture.load_libraries, name="drawing", daemon=True).start()
     try:
         with Display(study.store, settings.study, study.id, study.objectives, console) as display:
             # Also where nothing is missing: a worker that was killed in the last run may have left a trial running.
-            ended = study.state() or engine.run(study, url, display.watch)
+            ended = retrying(study.state) or engine.run(study, url, display.watch)
             keeping.tidy(study)  # the last worker may have been killed before it did
         say(console, ended.reason)
         status = ended.status
@@ -70,6 +73,17 @@ def search(settings: Settings, console: Console | None = None) -> Found:
         say(console, interrupted(study))
         status = INTERRUPTED
     return show(settings, study, console, status)
+
+
+def check_this_machine(settings: Settings) -> None:
+    """BadSetting where its disks or the device that is named would end the first worker."""
+    from hpo import keeping
+
+    keeping.check_writable(settings, launches=True)
+    if settings.ray_address is None and settings.device not in ("auto", "cpu", "cuda"):  # these the engine has looked at
+        from hpo.inner_loop import check_usable
+
+        check_usable(settings.device)
 
 
 def interrupted(study) -> str:
@@ -82,13 +96,17 @@ def interrupted(study) -> str:
 
 
 def queue_of(study) -> list[dict]:
-    """What is run before anything is proposed: --enqueue's candidates and the front of --warm-start. Raises BadSetting."""
+    """What is run before anything is proposed: --enqueue's candidates and the front of --warm-start as it was at the first launch with that. Raises BadSetting."""
     from hpo import warm_start
+    from storage import results
 
     given = study.settings
     own = [] if given.enqueue is None else [{"candidate": each.to_json(), "why": "enqueued"} for each in warm_start.enqueued(study, given.enqueue)]
+    why = f"on the front of {given.warm_start}"
     front = [] if given.warm_start is None else warm_start.front(study, given.warm_start)
-    return own + [{"candidate": each.to_json(), "why": f"on the front of {given.warm_start}"} for each in front]
+    if front and any(entry["why"] == why for entry in results.queue(study.store, study.id)):  # what the other study finds later is not taken over
+        front = []
+    return own + [{"candidate": each.to_json(), "why": why} for each in front]
 
 
 def plan(settings: Settings) -> int:
@@ -102,6 +120,7 @@ def plan(settings: Settings) -> int:
 
     engine = engines.named(settings.engine)
     engine.check(settings)
+    check_this_machine(settings)
     places = engine.places(settings)
     use_threads(threads_for(places))
     dealt = dealt_sides(settings, resolution_of(settings))
@@ -122,8 +141,9 @@ def announce(settings: Settings, study, registered, warnings: list[str], console
     from hpo import keeping, tried
     from hpo.identity import model_folder
     from storage import leases
+    from storage.retrying import retrying
 
-    counts = leases.counts(study.store, study.id)
+    counts = retrying(lambda: leases.counts(study.store, study.id))
     verb = "new" if registered.created else f"resumed with {counts.finished} finished"
     say(console, f"study {settings.study} ({verb}): {registered.trials} trials of {', '.join(study.objectives.names)}")
     changed = changes(registered)
@@ -139,8 +159,10 @@ def changes(registered) -> str:
     if registered.before is None:
         return ""
     pairs = {"--trials": (registered.before.trials, registered.trials),
+             "--keep": tuple(each.settings["free"].get("keep") for each in (registered.before, registered)),
              "the end of --hours": tuple(time_of(each.settings["free"].get("deadline")) for each in (registered.before, registered))}
-    return "; ".join(f"{name} was {former}, is {now} now" for name, (former, now) in pairs.items() if former != now)
+    deletes = {"--keep": ", also for what was kept before"}
+    return "; ".join(f"{name} was {former}, is {now} now{deletes.get(name, '')}" for name, (former, now) in pairs.items() if former != now)
 
 
 def time_of(deadline: float | None) -> str:
@@ -152,13 +174,14 @@ def show(settings: Settings, study, console: Console, status: int) -> Found:
     """The front as a table and as pictures, and the lines that open the dashboard and give the same front in SQL."""
     from hpo import picture, table
     from storage import leases, results
+    from storage.retrying import retrying
 
-    rows = results.front(study.store, settings.study)
+    rows = retrying(lambda: results.front(study.store, settings.study))
     folder = home.study_folder(settings.out, settings.study)
-    known = results.references(study.store, study.id)
+    known = retrying(lambda: results.references(study.store, study.id))
     base = dict(known.scores) if known is not None else {}
-    points = results.rungs(study.store, settings.study)
-    counts = leases.counts(study.store, study.id)
+    points = retrying(lambda: results.rungs(study.store, settings.study))
+    counts = retrying(lambda: leases.counts(study.store, study.id))
     drawn = points, study.objectives, base, picture.headline(settings.study, len(rows), len(points), counts.finished)
     found = Found(rows, folder / "front.png", folder / "front.html", status)
     picture.write_png(found.png, *drawn)
@@ -168,7 +191,7 @@ def show(settings: Settings, study, console: Console, status: int) -> Found:
         table.render(rows, "table", study.objectives.names, out)
     else:
         say(out, f"{without_front(study, points)}, so there is no front")
-    for line in closing(settings, study, known, found):
+    for line in retrying(lambda: list(closing(settings, study, known, found))):
         say(out, line)
     return found
 

@@ -28,6 +28,7 @@ DEFAULT_METHODS = ("full", "attention", "norm", "bias", "lora", "svdiff", "difff
 READY = Path(__file__).parent / "configs"  # settings as files, by name
 DEVICE = r"auto|(?:cpu|cuda|mps|xpu)(?::\d+)?"  # what torch.device takes, and auto
 LONGEST_NAME = 200  # characters of a study's name; Optuna's column has 512
+USUAL_EVALUATED = 2  # rungs of a trial, or one where there is no second
 LARGEST = 2**31 - 1  # PostgreSQL's integer, and more than any setting needs: what is computed with them stays finite, in 32 bits too
 LEAST_STALLED, MOST_STALLED = 1.0, 1440.0  # minutes without a sign of life
 LEAST_SHARE = 1e-4  # of a GPU: Ray counts ten-thousandths
@@ -70,7 +71,7 @@ class Settings:
 
     steps: int = setting(200, "trial", "optimizer steps of the longest candidates", means=True)
     rungs: int = setting(3, "trial", "numbers of steps that candidates may have, up to --steps; trials are evaluated at the last of them", means=True)
-    evaluated_rungs: int = setting(2, "trial", "how many of the last rungs a trial is evaluated at; yardstick and baselines are at all")
+    evaluated_rungs: int = setting(USUAL_EVALUATED, "trial", "how many of the last rungs a trial is evaluated at; yardstick and baselines are at all")
     reduction: int = setting(3, "trial", "factor from one rung's steps to the next", means=True)
     batch_size: int = setting(32, "trial", "pictures a training step", means=True)
     generated: int = setting(120, "trial", "pictures generated a side for the scores", means=True)
@@ -136,6 +137,8 @@ class Settings:
         from hpo import constraints, objectives, samplers, spaces
 
         ladder(self.steps, self.rungs, self.reduction)
+        if self.evaluated_rungs > max(self.rungs, USUAL_EVALUATED):
+            raise BadSetting(f"--evaluated-rungs {self.evaluated_rungs}: there are {self.rungs} rungs, take at most as many, or give --rungs {self.evaluated_rungs}")
         constraints.parse(self)
         objectives.parse(self.objectives)
         spaces.check(self.space, self.methods, usual=",".join(DEFAULT_METHODS))

@@ -28,7 +28,7 @@ from hpo.spaces.sites import sites_of
 from metrics.encoders import PIXELS
 from metrics.scores import SCORES, Scores
 from storage import leases, results, standing, trials
-from storage.errors import CodeDiffers, NotNow, StudyFull
+from storage.errors import BadValue, CodeDiffers, NotNow, StudyFull
 from storage.life import Life
 from storage.retrying import retrying
 from storage.store import Store
@@ -139,8 +139,9 @@ class Search:
             registered = results.register(self.store, self.id, asked_for, self.binding(identity), self.free(), objectives=self.objectives.names,
                                           directions=directions, quality=self.objectives.quality, memorization=self.objectives.memorization,
                                           reward_weight=self.settings.reward_weight, queue=queue)
-        except CodeDiffers:  # a trial was begun since the code was compared
-            self.check_others(asked_for)
+        except (CodeDiffers, BadValue):  # a trial was begun since this was asked
+            if asked_for is not None:
+                self.check_others(asked_for)
             raise
         if queue and not registered.created:
             results.append_to_queue(self.store, self.id, queue)

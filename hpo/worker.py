@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Generator, Mapping
@@ -14,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo import code, home, keeping, stopping
+from hpo import code, keeping, stopping
 from hpo.command import INTERRUPTED, Parser, decimal, leave, one_line_errors, store_url, whole
 from hpo.engines.base import MOST_THREADS, STOP_SECONDS
 from hpo.errors import BadSetting
@@ -100,7 +99,7 @@ class Worker:
         chosen = pick_device(device)
         check_usable(chosen)
         self.search = retrying(lambda: Search(store, settings))
-        check_writable(settings)
+        keeping.check_writable(settings)
         with memory_named(LOADING, settings):
             self.inner = InnerLoop(settings, chosen, lambda stage: log.info("%s", stage),
                                    accept=lambda identity: retrying(lambda: self.search.register(None, identity)))
@@ -194,19 +193,6 @@ class Worker:
         while not isinstance(done := self.turn(), Ended):
             pass
         return done.status
-
-
-def check_writable(settings: Settings) -> None:
-    """BadSetting where tensors or training states cannot be written: the study's folder may be that of another user or machine."""
-    states = "out" if settings.checkpoints is None else "checkpoints"
-    wanted = [("out", home.study_folder(settings.out, settings.study), "kept tensors")] if settings.keep != "none" else []
-    for name, folder, what in (*wanted, (states, keeping.states(settings), "training states")):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise BadSetting(f"--{name} {getattr(settings, name)}: {what} cannot be written there ({error.strerror}), give a folder of this machine") from error
 
 
 def die_with_parent() -> None:

@@ -43,6 +43,13 @@ class WorkerProcess:
         with self.log_file.open(errors="replace") as stream:
             return (deque((line.strip() for line in stream if line.strip()), maxlen=1) or ["it said nothing"])[0]
 
+    def reason(self) -> str:
+        """Why it ended, where it could say so."""
+        said = self.last_line()
+        if said.startswith("error: ") and self.log_file.read_bytes().endswith(b"\n"):
+            return said.removeprefix("error: ")
+        return f"a worker could not go on, and its log has no room for the reason ({self.log_file}): free some space there, then run the same command again"
+
 
 def gpus(device: str) -> list[str]:
     """The devices that trials may use; empty where they use the CPU. BadSetting for --device cuda without a GPU."""
@@ -117,7 +124,7 @@ class Local(Engine):
                 for worker in [each for each in workers if each.process.poll() is not None]:
                     workers.remove(worker)
                     if worker.process.returncode == USAGE:
-                        raise SearchError(worker.last_line().removeprefix("error: "))
+                        raise SearchError(worker.reason())
                     if worker.process.returncode in (0, 1) and retrying(search.state) is not None:  # 1 is an unforeseen exception too
                         continue
                     why = "it hung" if worker.process.returncode == HUNG else f"status {worker.process.returncode}"

@@ -185,6 +185,9 @@ BEGIN
     IF TG_OP = 'DELETE' AND pg_trigger_depth() > 1 OR NOT peft_pareto.is_ours(trial) THEN
         RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
     END IF;
+    IF TG_OP = 'UPDATE' AND OLD.trial_id <> NEW.trial_id THEN
+        PERFORM peft_pareto.refuse(OLD.trial_id, 'what it has written cannot be moved to another trial');
+    END IF;
     objection := peft_pareto.objection(trial);
     IF objection IS NOT NULL THEN
         PERFORM peft_pareto.refuse(trial, objection);

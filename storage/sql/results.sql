@@ -25,7 +25,8 @@ BEGIN
 END
 $$;
 
--- What a launch changes of a study that is there. Raises PP006 while trials run with other code than the launch's: their scores would be taken for its own.
+-- What a launch changes of a study that is there. While trials run, raises PP006 where they do with other code than the launch's: their scores would be
+-- taken for its own; and refuses fewer trials than the study has.
 -- Locks the study's row, as all that start trials do.
 CREATE OR REPLACE FUNCTION peft_pareto.relaunch(study integer, asked integer, given jsonb) RETURNS void LANGUAGE plpgsql AS
 $$
@@ -33,6 +34,9 @@ BEGIN
     PERFORM FROM peft_pareto.studies s WHERE s.study_id = study FOR NO KEY UPDATE;
     IF EXISTS (SELECT FROM optuna.trials t WHERE t.study_id = study AND t.state = 'RUNNING') THEN
         PERFORM peft_pareto.demand_version(study, given #>> '{free,code}', NULL);
+        IF EXISTS (SELECT FROM peft_pareto.studies s WHERE s.study_id = study AND s.trials > asked) THEN
+            PERFORM peft_pareto.refuse_value(format('trials=%s: the study runs now for more, and would be cut down', asked));
+        END IF;
     END IF;
     UPDATE peft_pareto.studies s SET trials = asked, settings = given WHERE s.study_id = study;
 END

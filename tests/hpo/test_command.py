@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import shlex
 import sys
@@ -42,6 +43,15 @@ def test_a_path_that_cannot_be_is_named(number: int, capsys) -> None:
     assert one_line_errors(raising(OSError(number, "no way", "/somewhere/x"))) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: /somewhere/x cannot be ") and "another" in said and said.count("\n") == 1
+
+
+def test_where_the_disk_of_the_log_is_full_the_status_alone_says_it(monkeypatch) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert one_line_errors(raising(OSError(errno.ENOSPC, "no way", "/somewhere/x"))) == 2
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
 
 
 def test_printed_commands_name_a_python_that_the_shell_finds(tmp_path, monkeypatch) -> None:

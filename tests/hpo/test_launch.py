@@ -330,9 +330,10 @@ def test_a_launch_says_what_it_changes_for_others(settings: Made, opened: Callab
     search = Search(opened(), chosen)
     what = identity(chosen, dealt_sides(chosen, resolution_of(chosen)))
     search.register(12, what)
-    for trials, hours, says in ((20, None, "--trials was 12, is 20 now, for workers that run too"), (20, None, None),
-                                (20, 2.0, r"the end of --hours was none, is \d{4}-\d\d-\d\d \d\d:\d\d now, for workers that run too")):
-        again = replace(chosen, trials=trials, hours=hours)
+    for trials, hours, keep, says in ((20, None, "all", "--trials was 12, is 20 now; --keep was front, is all now, also for what was kept before, for workers that run too"),
+                                      (20, None, "all", None),
+                                      (20, 2.0, "all", r"the end of --hours was none, is \d{4}-\d\d-\d\d \d\d:\d\d now, for workers that run too")):
+        again = replace(chosen, trials=trials, hours=hours, keep=keep)
         registered = Search(opened(), again).register(trials, what)
         with (tmp_path / "said").open("w") as stream:
             launch.announce(again, search, registered, [], Console(file=stream))
@@ -340,10 +341,16 @@ def test_a_launch_says_what_it_changes_for_others(settings: Made, opened: Callab
         assert re.fullmatch(says, lines[1]) if says else not any("workers that run too" in line for line in lines)
 
 
-def test_a_refused_launch_leaves_neither_a_study_nor_a_folder(refused: Callable, settings: Made, query: Callable) -> None:
-    chosen = settings(max_trainable="1")
-    assert "none of 1,000 random proposals meets it" in refused(flags(chosen))
-    assert not query("SELECT 1 FROM studies WHERE study_name = :s", s=chosen.study) and not Path(chosen.out).exists()
+def test_a_refused_launch_leaves_neither_a_study_nor_a_folder(refused: Callable, settings: Made, query: Callable, tmp_path) -> None:
+    (file := tmp_path / "file").write_text("")
+    for wrong, says in (({"max_trainable": "1"}, "none of 1,000 random proposals meets it"), ({"device": "mps"}, "--device mps: this machine cannot compute on it ("),
+                        ({"out": str(file)}, f"--out {file}: the front's picture cannot be written there (Not a directory), give a folder"),
+                        ({"out": str(tmp_path / ("x" * 300))}, "cannot be written there (File name too long)"),
+                        ({"checkpoints": str(file)}, f"--checkpoints {file}: training states cannot be written there")):
+        chosen = settings(**wrong)
+        for words in (flags(chosen), [*flags(chosen), "--plan"]):
+            assert says in (said := refused(words)) and len(said) < 600
+        assert not query("SELECT 1 FROM studies WHERE study_name = :s", s=chosen.study) and (wrong.get("out") or not Path(chosen.out).exists())
 
 
 def test_a_plan_of_what_others_run_is_refused_as_a_launch_is(refused: Callable, settings: Made, searching: Callable, opened: Callable, query: Callable) -> None:

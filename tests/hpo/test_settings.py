@@ -88,7 +88,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path) -> None:
     (("--ema-decay", "0"), "leave the flag out"), (("--noise-offset=-0.1",), "at least 0"), (("--noise-offset", "inf"), "at most 2147483647"),
     (("--max-grad-norm", "0"), "above 0"), (("--min-snr-gamma", "0"), "above 0"), (("--min-snr-gamma", "nan"), "above 0"), (("--accumulate", "0"), "at least 1"),
     (("--accumulate", "9", "--batch-size", "8"), "a batch of 8 has no so many parts, take at most 8"), (("--held-out-every=-1",), "at least 0"),
-    (("--checkpoint-every=-1",), "at least 0"), (("--gradient-checkpointing", "maybe"), "neither true nor false"),
+    (("--checkpoint-every=-1",), "at least 0"), (("--evaluated-rungs", "4"), "there are 3 rungs, take at most as many, or give --rungs 4"), (("--gradient-checkpointing", "maybe"), "neither true nor false"),
     *(((f"--stalled-after={minutes}",), "take a number of minutes from 1 to 1440") for minutes in ("0", "0.5", "-3", "1e9", "inf", "nan")),
     (("--keep", "fronts"), "'fronts' is unknown: take front"), (("--precision", "fp8"), "'fp8' is unknown: take fp"),
     (("--device", "gpu"), "--device 'gpu' is unknown"), (("--engine", "ray", "--device", "cuda:1"), "Ray that chooses"), (("--study", "  "), "1 to 200"),

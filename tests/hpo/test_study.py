@@ -749,6 +749,16 @@ def test_an_enqueued_duplicate_whose_worker_dies_is_run_by_nobody(searching: Sea
     assert asks(beside(search, opened)).number == 2
 
 
+def test_a_launch_does_not_cut_a_study_down_in_which_a_trial_began_since_it_looked(searching: Searching, opened: Callable, monkeypatch) -> None:
+    search = searching(trials=2)
+    later = Search(opened(), replace(search.settings, trials=1))
+    with monkeypatch.context() as patched:
+        patched.setattr(later, "check", lambda: asks(search))
+        with pytest.raises(BadSetting, match="--trials 1: study .* runs now for 2 trials, .* would be cut down"):
+            later.register(1, IDENTITY)
+    assert leases.counts(search.store, search.id).trials == 2
+
+
 def test_a_launch_of_other_code_waits_for_the_trials_that_run_and_ends_the_workers_of_before(searching: Searching, opened: Callable, query: Callable) -> None:
     search = searching(trials=9)
     running = asks(search)

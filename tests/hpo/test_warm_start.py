@@ -157,6 +157,15 @@ def test_the_front_is_run_first_at_this_studys_rates_and_rungs(searching: Search
     assert [quickly(search, 1.0, 1.0).candidate.method for _ in range(3)] == ["full", "attention", "bias"], "the yardstick is the first of them"
 
 
+def test_a_later_launch_queues_nothing_that_the_other_study_has_found_since(searching: Searching, finished: Search, opened: Callable) -> None:
+    search = started(searching, finished)
+    search.register(9, IDENTITY, queue_of(search))
+    assert queue_of(beside(search, opened)) == []
+    other = searching(steps=30, trials=1, baselines=True, pruner="none")
+    quickly(other, 1.0, 1.0)
+    assert len(queue_of(Search(opened(), replace(search.settings, warm_start=other.settings.study)))) == 1
+
+
 def test_of_the_rungs_of_one_training_the_longest_is_run_first(searching: Searching) -> None:
     """It passes the others, which then cost no trial."""
     source = searching(trials=3, baselines=True, pruner="none")

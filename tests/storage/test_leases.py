@@ -379,6 +379,16 @@ def test_no_path_around_the_functions(study: Callable, change: str, why: str) ->
     assert made.state(trial) == "RUNNING"
 
 
+@pytest.mark.parametrize("table", ["scores", "rungs", "candidates"])
+def test_what_a_trial_has_written_cannot_be_moved_to_another(study: Callable, table: str) -> None:
+    made = study()
+    first = made.start()
+    made.finish(first)
+    second = made.start()
+    with pytest.raises(exc.DatabaseError, match="cannot be moved"):
+        _write(made, second, f"UPDATE peft_pareto.{table} SET trial_id = :t WHERE trial_id = {first.trial_id}")
+
+
 def test_a_trial_cannot_be_added_finished(study: Callable) -> None:
     made = study()
     with pytest.raises(LeaseLost, match="settled as nothing yet|nobody holds"), leases.translated():

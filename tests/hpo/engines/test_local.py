@@ -13,7 +13,7 @@ import pytest
 from hpo import engines
 from hpo.engines import base
 from hpo.engines.base import MOST_A_CORE, MOST_DEATHS, Deaths, cores, fitting_share, most_workers, places_on, threads_for
-from hpo.engines.local import Local, default_workers, gpus
+from hpo.engines.local import Local, WorkerProcess, default_workers, gpus
 from hpo.engines.ray import Ray
 from hpo.errors import BadSetting, SearchError
 from hpo.settings import Settings
@@ -147,3 +147,13 @@ def test_a_store_that_is_away_is_no_sign_of_life() -> None:
         deaths.note(1.0, "killed")
     with pytest.raises(SearchError):
         deaths.note(1.0, "killed")
+
+
+def test_a_worker_whose_log_had_no_room_for_the_reason_is_no_riddle(tmp_path) -> None:
+    log = tmp_path / "worker-0.log"
+    worker = WorkerProcess(None, log, "cpu")
+    log.write_text("12:00:00 loading the base model\nerror: --out out: no space is left\n")
+    assert worker.reason() == "--out out: no space is left"
+    for cut in ("12:00:00 loading the base model\nerror: --ou", "12:00:00 loading the base model\n", ""):
+        log.write_text(cut)
+        assert worker.reason() == f"a worker could not go on, and its log has no room for the reason ({log}): free some space there, then run the same command again"
