@@ -79,7 +79,7 @@ class Costs:
         yield (f"a trial:     {spoken(self.trial(rungs[-1]))} to {rungs[-1]} steps, {spoken(self.evaluation)} of which for each of its {len(rungs)} evaluations; "
                + (f"{spoken(self.trial(rungs[0]))} where it is stopped at the first" if settings.pruner != "none" and len(rungs) > 1 else "none is stopped"))
         unit = "GPU" if self.device.startswith("cuda") else "worker"
-        yield (f"{self.trials} trials:  at most {self.all / HOUR:.2f} {unit}-hours, {spoken(self.preparation + self.all / self.workers)} with {self.workers} at a time"
+        yield (f"{self.trials} trials:  about {self.all / HOUR:.2f} {unit}-hours, {spoken(self.preparation + self.all / self.workers)} with {self.workers} at a time if none is stopped"
                + (f" (--hours {settings.hours:g} ends it before)" if settings.hours is not None and settings.hours * HOUR < self.all / self.workers else ""))
         yield keeping.disk_need(model_folder(settings), settings.keep, settings.trials).replace("disk: ", "disk:        ", 1)
         largest = base_model.unet_elements(model_folder(settings)) * FLOAT * STATES

@@ -38,6 +38,12 @@ def _ask(number: int, frame: object) -> None:
         raise Stopped
 
 
+def check() -> None:
+    """Raises Stopped if this process was asked to stop; for whoever waits a little at a time."""
+    if requested.is_set():
+        raise Stopped
+
+
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """A block that a request to stop may leave with Stopped, at any point; one made before it, at its beginning.
@@ -46,8 +52,7 @@ def interruptible() -> Iterator[None]:
     """
     _state["interruptible"] = True
     try:
-        if requested.is_set():
-            raise Stopped
+        check()
         yield
     finally:
         _state["interruptible"] = False

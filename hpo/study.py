@@ -198,7 +198,7 @@ class Search:
     def ask(self) -> Asked | Wait | Ended:
         """The next trial to run, under a lease of this worker. One worker of the study asks at a time. Raises OtherCode."""
         bad_proposals = 0
-        with leases.translated(), leases.asking(self.store, self.id, self.life("the turn to propose a trial")) as self.turn:
+        with leases.translated(), leases.asking(self.store, self.id, self.life("the turn to propose a trial"), stopping.check) as self.turn:
             while bad_proposals < MOST_BAD_PROPOSALS:
                 trials.expire(self.store, self.id)
                 counts = leases.counts(self.store, self.id)

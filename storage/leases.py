@@ -8,7 +8,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -112,16 +112,17 @@ class Turn:
 
 
 @contextlib.contextmanager
-def asking(store: Store, study_id: int, life: Life | None = None) -> Iterator[Turn]:
+def asking(store: Store, study_id: int, life: Life | None = None, waiting: Callable[[], None] = lambda: None) -> Iterator[Turn]:
     """One worker of the study at a time, over all machines; the server lets go if the process dies, and others take the turn from
     one that has been silent for TURN_SECONDS (paused, cut off without the server's knowledge, or without a sign of life).
 
     Hold it around `trials.expire`, `take`, the proposal, the search for duplicates and `start`, so that the sampler sees one history; check the turn
-    before `start`. life: of the thread that calls this, which begins anew when its turn comes (default: one that never hangs).
+    before `start`. life: of the thread that calls this, which begins anew when its turn comes (default: one that never hangs). waiting: called twice a second
+    until then; what it raises ends the wait.
     """
     # Keys from 1 on: 0 is the lock of the schema, and Optuna's ids begin at 1.
     life = life or Life()
-    with advisory_lock(store.engine, study_id, TURN_SECONDS, life.goes_on) as hold:
+    with advisory_lock(store.engine, study_id, TURN_SECONDS, life.goes_on, waiting) as hold:
         life.begin(TURN_SECONDS)
         yield Turn(hold, life)
 

@@ -247,7 +247,7 @@ def test_a_plan_of_a_study_that_is_there_is_of_what_is_left(settings: Made, sear
         return dict(line.split(":", 1) for line in capsys.readouterr().out.splitlines())
 
     lines = said(trials=9)
-    assert lines["study"].strip() == f"{chosen.study} has 2 finished trials, 7 of 9 are left" and "at most" in lines["7 trials"]
+    assert lines["study"].strip() == f"{chosen.study} has 2 finished trials, 7 of 9 are left" and "if none is stopped" in lines["7 trials"]
     (running,) = [search.ask()]
     assert said()["study"].endswith("5 of 7 are left, 1 of which run now")
     search.release(running)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from finished_study import scores, tell
 from optuna.trial import TrialState
 from told import asks, beside, expire, quickly, run, rung, trial
 
-from hpo import constraints
+from hpo import constraints, stopping
 from hpo.agenda import MOST_DUPLICATES, MOST_INFEASIBLE, Entry
 from hpo.code import OtherCode
 from hpo.ending import STABLE_TRIALS, Ended, most_failures
@@ -266,6 +267,16 @@ def test_a_launch_for_other_objectives_deletes_nothing_of_one_that_registers_mea
         patched.setattr(results, "discard", paused)
         searching(study="test-raced")
     assert [row["outcome"] for row in results.trials(opened(), "test-raced")] == ["finished"] and len(results.rungs(opened(), "test-raced")) == 1
+
+
+def test_who_waits_for_the_turn_to_ask_stops_when_told_to(searching: Searching, opened: Callable, monkeypatch) -> None:
+    search = searching()
+    with leases.asking(opened(), search.id), pytest.raises(stopping.Stopped):
+        monkeypatch.setattr(stopping, "requested", threading.Event())
+        threading.Timer(1, stopping.requested.set).start()
+        search.ask()
+    monkeypatch.undo()
+    assert asks(search).number == 0
 
 
 def test_a_launch_does_not_cut_a_study_down_that_others_run(searching: Searching, opened: Callable) -> None:
