@@ -8,9 +8,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import optuna
 import pytest
@@ -19,6 +21,7 @@ from finished_study import scores, tell
 from launching import flags
 from rich.console import Console
 
+from benchmarks.faults_proxy import Proxy
 from hpo import keeping, launch, tried
 from hpo.command import one_line_errors
 from hpo.errors import BadSetting
@@ -28,7 +31,9 @@ from hpo.plan import left
 from hpo.preparation import dealt_sides
 from hpo.settings import Settings
 from hpo.study import Search
-from storage import embedded
+from storage import cluster, embedded, results
+from storage.errors import StorageUnreachable
+from storage.store import open_store, worker_name
 from trainers.data import phantoms
 
 Made = Callable[..., Settings]
@@ -363,6 +368,23 @@ def test_a_plan_of_what_others_run_is_refused_as_a_launch_is(refused: Callable, 
     foreign = settings()
     optuna.create_study(study_name=foreign.study, storage=opened().optuna, directions=["minimize"] * 2).ask()
     assert "that were not made by peft-pareto" in refused([*flags(foreign), "--plan"])
+
+
+def test_a_launch_bears_a_database_that_is_away_when_it_begins_and_when_it_shows_the_front(settings: Made, url: str, tmp_path, capsys) -> None:
+    folder = dict(parse_qsl(urlsplit(url).query))["host"]
+    with Proxy(f"{folder}/{cluster.SOCKET}") as proxy:
+        chosen = settings(trials=1, storage=f"postgresql://postgres@127.0.0.1:{proxy.port}/peft_pareto?sslmode=disable")
+        study = Search(open_store(chosen.storage, worker_name()), chosen)
+        what = identity(chosen, dealt_sides(chosen, resolution_of(chosen)))
+        registered, console = study.register(1, what), Console(file=(tmp_path / "said").open("w"))
+        for call in (lambda: launch.announce(chosen, study, registered, [], console), lambda: launch.show(chosen, study, console, 0)):
+            proxy.set("refuse")
+            with pytest.raises(StorageUnreachable):
+                results.front(study.store, chosen.study)
+            threading.Timer(1, proxy.set, ("pass",)).start()
+            call()
+        study.store.close()
+    assert "no rung is evaluated yet" in capsys.readouterr().out
 
 
 def test_a_launch_says_whether_nothing_is_evaluated_or_nothing_meets_the_constraints(settings: Made, opened: Callable, capsys, tmp_path) -> None:
