@@ -81,6 +81,7 @@ def evaluate(search: Search, inner: InnerLoop, asked: Asked) -> Generator[int, N
                 keeping.inherit_state(search, inner, asked, left[0])
                 tuning = stack.enter_context(Tuning(inner, asked.candidate, asked.repeat, on_stage, keeping.state_path(search, asked), on_loss,
                                                     partial(keeping.note_state, search, asked)))
+                before += tuning.carried(max(asked.known or (), default=0))
             for steps in left:
                 with stopping.interruptible():
                     result = tuning.to(steps)

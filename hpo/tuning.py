@@ -69,6 +69,10 @@ class Tuning:
         """Steps so far, those of the state that was gone on from included."""
         return self.training.done
 
+    def carried(self, reached: int) -> float:
+        """Seconds of the steps of the state that was gone on from beyond `reached`, the last evaluated rung: those of a worker that died since."""
+        return self.training.fit().seconds * (self.done - reached) / self.done if self.done > reached else 0.0
+
     def told(self, step: int) -> None:
         every = self.inner.settings.checkpoint_every
         if every and step % every == 0:

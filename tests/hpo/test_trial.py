@@ -216,7 +216,14 @@ def test_a_state_that_is_written_every_few_steps_is_known_of_and_goes_too(search
             broken.setattr(inner, "measure_all", lambda *_: (_ for _ in ()).throw(ConnectionResetError("gone")))
             assert ended(trial) == ([], "left") and leases.read(search.store, asked.id).reason == "ConnectionResetError: gone"
         assert files(search, keeping.STATE) and inner.kept_step(asked.candidate, 0, keeping.state_path(search, asked)) == 2
+        with Tuning(inner, asked.candidate, state=keeping.state_path(search, asked)) as tuning:
+            trained = tuning.training.fit().seconds
+            assert (tuning.carried(0), tuning.carried(1), tuning.carried(2)) == (trained, trained / 2, 0.0) and trained > 0
+        real = Tuning.carried
+        patched.setattr(Tuning, "carried", lambda tuning, reached: 1000 + real(tuning, reached))
         assert ended(run_trial(search, inner, search.ask())) == ([2], "finished") and stored(search, asked) == unbroken(inner, asked.candidate)
+    found = query("SELECT seconds FROM peft_pareto.rungs WHERE trial_id = :t", t=asked.id)
+    assert len(found) == 2 and min(found)[0] > 1000 + trained, "those of the worker that died count too"
 
 
 def test_a_candidate_that_diverges_fails_by_its_own_fault_and_is_not_tried_again(search: Search, inner: InnerLoop, query: Callable) -> None:
