@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -267,8 +268,9 @@ def waiting(shares: Shares, available: dict[str, float], free: dict[str, float])
 def own_folder(study: Path) -> Path:
     """Where Tune writes for this launch alone, since several may run one study; those of launches on this machine that were killed are deleted."""
     host = socket.gethostname()
-    for left in study.glob(f"ray-{host}-*"):
-        if not psutil.pid_exists(int(left.name.rpartition("-")[2])):
+    ours = re.compile(f"ray-{re.escape(host)}-([0-9]{{1,9}})")  # whole: where one host's name begins another's, ray-vm-2-7 is no folder of vm
+    for left in study.glob("ray-*"):
+        if (named := ours.fullmatch(left.name)) and not psutil.pid_exists(int(named[1])):
             shutil.rmtree(left, ignore_errors=True)
     return study / f"ray-{host}-{os.getpid()}"
 

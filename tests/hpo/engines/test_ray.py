@@ -146,3 +146,13 @@ def test_launches_have_folders_of_their_own_and_clear_those_of_killed_ones(tmp_p
         folder.mkdir()
     own = own_folder(tmp_path)
     assert str(os.getpid()) in own.name and not killed.exists() and other.exists() and running.exists()
+
+
+def test_a_folder_of_another_name_is_left_alone(tmp_path, monkeypatch) -> None:
+    """The host's name may be the beginning of another's, and hold what a pattern would take for its own."""
+    monkeypatch.setattr(socket, "gethostname", lambda: "vm[1]")
+    names = [f"ray-vm[1]-{2**22 + 1}", f"ray-vm[1]-2-{2**22 + 1}", "ray-vm[1]-old", f"ray-vm[1]-{10**12}", f"ray-vm1-{2**22 + 1}", f"ray-vm[1]-{2**22 + 1}.kept"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    own_folder(tmp_path)
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted(names[1:])
