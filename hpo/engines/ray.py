@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 
 from hpo import home
+from hpo.command import one_line
 from hpo.ending import Ended
 from hpo.engines.base import GRAIN, STOP_SECONDS, Deaths, Engine, Watch, check_fits, cores, fitting_share, most_workers, places_on, threads_for
 from hpo.engines.local import default_workers, gpus
@@ -51,6 +52,7 @@ ENVIRONMENT = {
 START_RAY = "start one with ray start --head, give launch its RAY_AUTH_MODE and token, or leave the flag out"
 ANSWER_SECONDS = 5.0
 SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest of Ray's in its temporary folder
+MODE, MISMATCH = "RAY_AUTH_MODE", "Version mismatch: "  # the beginning of what Ray says where a cluster has another version of it, or of Python
 MAX_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"  # how many actors start at the same time; 1 if Tune is not told
 
 
@@ -287,7 +289,7 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
     try:
         own = {} if address else {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES,
                                   "_temp_dir": short.enter_context(short_folder())}
-        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
+        start_or_join(address, **own)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, asked_to_stop)  # Ray's own ends this process at once, and no trial is given back
         for name in ("ray", "ray.tune"):
@@ -307,6 +309,24 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
+def start_or_join(address: str | None, **own: Any) -> None:
+    """`ray.init`. BadSetting where a cluster that answers does not let this process in."""
+    import ray
+
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
+    except ray.exceptions.AuthenticationError as error:
+        asked = f"--ray-address {address}: " * (address is not None)
+        raise BadSetting(f"{asked}{MODE} is {os.environ.get(MODE, 'unset')}, and Ray has no token here ({error.message}); put the cluster's into RAY_AUTH_TOKEN or "
+                         f"~/.ray/auth_token, or set {MODE}=disabled if it was started so") from error
+    except (RuntimeError, ValueError) as error:
+        said = one_line(error)
+        if address is None or isinstance(error, RuntimeError) and not said.startswith(MISMATCH):
+            raise
+        way_out = "run the same Ray and Python on all machines, and start the cluster again" if said.startswith(MISMATCH) else "mend what it names"
+        raise BadSetting(f"--ray-address {address}: Ray refuses to join that cluster ({said}); {way_out}") from error
+
+
 @contextlib.contextmanager
 def short_folder() -> Iterator[str | None]:
     """A folder for what Ray writes on this machine, removed at the end, where the path of its own is too long for its sockets; else None."""
@@ -319,15 +339,18 @@ def short_folder() -> Iterator[str | None]:
 
 def check_address(address: str) -> None:
     """BadSetting for an address where nobody listens: Ray itself would try for minutes, with a line a second on the screen."""
-    host, colon, port = address.rpartition(":")
-    if address == "auto":
+    told = os.environ.get("RAY_ADDRESS") or "auto" if address == "auto" else address
+    if told == "auto":
         return
-    if "/" in address or not colon or not port.isdecimal():
-        raise BadSetting(f"--ray-address {address}: run launch on a machine of the cluster and give the address of its head, such as 10.0.0.1:6379, or auto")
+    said = f"--ray-address {address}{f', which RAY_ADDRESS says is {told}' * (told != address)}"
+    host, _, port = told.rpartition(":")
+    if "/" in told or not host or not port.isdecimal():
+        raise BadSetting(f"{said}: run launch on a machine of the cluster and give the address of its head, such as 10.0.0.1:6379, or auto"
+                         f"{' without RAY_ADDRESS' * (told != address)}")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise BadSetting(f"--ray-address {address}: no Ray cluster answers there ({error}); {START_RAY}") from error
+    except (OSError, OverflowError, UnicodeError) as error:  # the last of a host like a..b
+        raise BadSetting(f"{said}: no Ray cluster answers there ({error}); {START_RAY}") from error
 
 
 def check_reachable_store(settings: Settings) -> None:

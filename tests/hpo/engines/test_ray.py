@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,10 +65,29 @@ def test_trials_that_find_no_room_on_a_cluster_are_said_to_wait(shares: Shares, 
     assert said is None if says is None else re.search(says, said)
 
 
-@pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "10.0.0.1", "10.0.0.1:x"])
-def test_an_address_of_another_form_is_refused(address: str) -> None:
-    with pytest.raises(BadSetting, match="address of its head"):
+@pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "10.0.0.1", "10.0.0.1:x", ":6379"])
+def test_an_address_of_another_form_is_refused(address: str, monkeypatch) -> None:
+    with pytest.raises(BadSetting, match=f"--ray-address {address}: .* address of its head"):
         Ray().check(Settings(ray_address=address))
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(BadSetting, match=f"--ray-address auto, which RAY_ADDRESS says is {address}: .* address of its head, .*or auto without RAY_ADDRESS"):
+        Ray().check(Settings(ray_address="auto"))
+
+
+def test_an_address_that_is_no_name_of_a_host_is_refused() -> None:
+    with pytest.raises(BadSetting, match="--ray-address a..b:6379: no Ray cluster answers there"):
+        Ray().check(Settings(ray_address="a..b:6379"))
+
+
+@pytest.mark.parametrize(("given", "says"), [({}, "no authentication token was found"), ({"RAY_AUTH_TOKEN_PATH": "none"}, "cannot be opened or is empty: none")])
+def test_a_token_that_is_not_there_is_one_line(given: dict, says: str, tmp_path: Path, repository: Path) -> None:
+    """In a process of its own: Ray reads these variables once."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        ended = subprocess.run([sys.executable, "-m", "hpo.launch", "--plan", "--engine", "ray", "--ray-address", address], capture_output=True, text=True,
+                               cwd=repository, env={**os.environ, "HOME": str(tmp_path), "RAY_AUTH_MODE": "token", **given})
+    assert ended.returncode == 2 and ended.stderr.startswith(f"error: --ray-address {address}: RAY_AUTH_MODE is token, and Ray has no token here (")
+    assert says in ended.stderr and "RAY_AUTH_MODE=disabled" in ended.stderr and ended.stderr.count("\n") == 1
 
 
 def test_the_embedded_server_is_of_no_use_to_other_machines() -> None:

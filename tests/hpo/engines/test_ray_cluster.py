@@ -13,6 +13,9 @@ import psutil
 import pytest
 from launching import until
 
+from hpo.engines.ray import connected
+from hpo.errors import BadSetting
+
 TRIALS = 3
 SLOW_SECONDS = 500  # at most; a tenth of it where nothing else runs
 ACTOR = "ray::ResourceTrainable"
@@ -73,3 +76,20 @@ def test_a_launch_ends_and_leaves_the_cluster_as_it_was(cluster, begun: Callable
     nodes = [cluster.head_node, *cluster.worker_nodes]
     until(lambda: not any(actors(node) for node in nodes), 30, "no actor outlives the launch")
     assert len(cluster.list_all_nodes()) == 2 and all(node.live_processes() for node in nodes)
+
+
+@pytest.mark.slow
+def test_a_cluster_of_another_version_is_refused_in_one_line(cluster, monkeypatch) -> None:
+    import ray
+
+    for name, value in (("ray.__version__", "2.0.0"), ("RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL", "some")):
+        with monkeypatch.context() as other:
+            other.setattr(name, value) if name.startswith("ray.") else other.setenv(name, value)
+            with pytest.raises(BadSetting) as refused, connected(cluster.address):
+                pytest.fail("joined")
+        said = str(refused.value)
+        assert said.startswith(f"--ray-address {cluster.address}: Ray refuses to join that cluster") and "\n" not in said
+        assert not name.startswith("ray.") or "started with: Ray: 2.0.0" in said and "the same Ray and Python on all machines" in said
+    with pytest.raises(RuntimeError, match="^of the block"), connected(cluster.address):
+        raise RuntimeError("of the block")
+    assert not ray.is_initialized()
