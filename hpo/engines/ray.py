@@ -234,7 +234,7 @@ class Ray(Engine):
             shares = shares_of(settings, available, is_cluster)
             if is_cluster and (said := waiting(shares, available, ray.available_resources())):
                 log.warning("%s", said)
-            bell = ray.remote(num_cpus=0)(Bell).remote()
+            bell = own_bell()
             run = Run(search, watch, bell, shares.most, Deaths(shares.most, partial(standing.rung_count, search.store, search.id)))
             given = {"url": url, "study": settings.study, **asdict(shares), "home": os.environ.get(home.HOME_VARIABLE), "paths": own_paths(search)}
             trainable = tune.with_resources(tune.with_parameters(StudyTrial, given=given, bell=bell), {"cpu": shares.cpus, "gpu": shares.gpus})
@@ -252,6 +252,15 @@ class Ray(Engine):
         if run.problem is not None:
             raise run.problem
         return retrying(search.state) or Ended(1, "the study has not ended, though Ray has")
+
+
+def own_bell() -> Any:
+    """A bell on this process's own node: one that takes no CPU would be put on any, and be lost with that."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Bell).remote()
 
 
 def waiting(shares: Shares, available: dict[str, float], free: dict[str, float]) -> str | None:

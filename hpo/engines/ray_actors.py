@@ -16,6 +16,7 @@ from hpo.command import OUR_ERRORS, one_line
 from hpo.stopping import Stopped
 
 LISTEN_SECONDS = 0.5
+BELL_LOST = "the process ray::Bell, by which this launch stops its actors, was lost: run the same command again, evaluated rungs are kept"
 STOP_SIGNAL = signal.SIGUSR1  # SIGTERM is Ray's own
 
 
@@ -50,10 +51,9 @@ class StudyTrial(tune.Trainable):
         if given["home"] is not None:
             os.environ[home.HOME_VARIABLE] = given["home"]
         stopping.on_signals(STOP_SIGNAL)
-        self.stepping, self.worker = threading.Lock(), None
+        self.stepping, self.worker, self.refused = threading.Lock(), None, None
         threading.Thread(target=self.listen, args=(bell,), name="bell", daemon=True).start()
         log_to_stderr()
-        self.refused = None
         try:
             with stopping.interruptible():
                 use_threads(given["threads"])
@@ -89,15 +89,26 @@ class StudyTrial(tune.Trainable):
     def listen(self, bell: Any) -> None:
         """Have this process stop once the bell is rung: at once while it runs, by the signal; between two rungs from here, since Ray keeps the main thread
         outside Python then, where no signal is handled."""
-        import ray
-
-        while not ray.get(bell.is_rung.remote()):
+        while not self.is_rung(bell):
             time.sleep(LISTEN_SECONDS)
         stopping.requested.set()
         signal.pthread_kill(threading.main_thread().ident, STOP_SIGNAL)
         with self.stepping:
             if self.worker is not None:
                 self.worker.give_back()
+
+    def is_rung(self, bell: Any) -> bool:
+        """Whether to stop. A bell that is lost is one that has rung: its node is the launch's, which is lost with it; a launch that lives ends with these words,
+        since no actor could be stopped any more."""
+        import ray
+
+        try:
+            return ray.get(bell.is_rung.remote())
+        except ray.exceptions.ActorUnavailableError:  # it may live, and will be asked again
+            return False
+        except ray.exceptions.RayError:
+            self.refused = BELL_LOST
+            return True
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: what a trial needs to go on is in Postgres."""

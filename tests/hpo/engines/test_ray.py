@@ -14,7 +14,7 @@ import pytest
 import torch
 from launching import until
 
-from hpo.engines.ray import Ray, Shares, check_reachable_store, connected, own_folder, shares_of, short_folder, waiting
+from hpo.engines.ray import Ray, Shares, check_reachable_store, connected, own_bell, own_folder, shares_of, short_folder, waiting
 from hpo.errors import BadSetting
 from hpo.home import HOME_VARIABLE, study_folder
 from hpo.identity import identity, resolution_of
@@ -134,18 +134,19 @@ def test_on_this_machine_a_gpu_that_was_asked_for_must_be_there(monkeypatch) -> 
     Ray().check(Settings(device="auto"))
 
 
-def test_an_actor_gives_a_result_a_rung_and_gives_its_trial_back_between_two(settings: Callable, opened: Callable, states: Callable, url: str) -> None:
-    """Ray has the main thread then, outside Python, where no signal is handled."""
+@pytest.mark.parametrize("lost", [False, True], ids=["rung", "lost"])
+def test_an_actor_gives_a_result_a_rung_and_gives_its_trial_back_between_two(lost: bool, settings: Callable, opened: Callable, states: Callable, url: str) -> None:
+    """Ray has the main thread then, outside Python, where no signal is handled. So where the bell is lost, since nobody could stop it any more."""
     import ray
     from ray import tune
 
-    from hpo.engines.ray_actors import Bell, StudyTrial
+    from hpo.engines.ray_actors import BELL_LOST, StudyTrial
 
     torch.set_num_threads(1)
     chosen = settings(trials=2, engine="ray")
     Search(opened(), chosen).register(2, identity(chosen, dealt_sides(chosen, resolution_of(chosen))))
     with connected(None):
-        bell = ray.remote(num_cpus=0)(Bell).remote()
+        bell = own_bell()
         given = {"url": url, "study": chosen.study, "threads": 1, "device": "cpu", "home": os.environ[HOME_VARIABLE], "paths": {}}
         actor = ray.remote(num_cpus=1)(tune.with_parameters(StudyTrial, given=given, bell=bell)).remote()
         said = [{name: result.get(name) for name in ("trial", "steps", "done", "outcome", "refused")}
@@ -155,9 +156,13 @@ def test_an_actor_gives_a_result_a_rung_and_gives_its_trial_back_between_two(set
         assert states(chosen.study) == {"COMPLETE": 1, "RUNNING": 1}
         logged = (study_folder(chosen.out, chosen.study) / "logs" / f"ray-{socket.gethostname()}.log").read_text()
         assert re.search(r"^[\d:]+ \d+ trial 0: .*\n[\d:]+ \d+ trial 0 is evaluated at 2 steps, after [\d.]+ s \(training [\d.]+, held-out loss [\d.]+, generating [\d.]+, scoring [\d.]+\)\n", logged)
-        assert len(ray.get(bell.ring.remote())) == 1
-        until(lambda: states(chosen.study) == {"COMPLETE": 1, "WAITING": 1}, 10, "the trial is given back")
-        assert ray.get(actor.train.remote(), timeout=30)["done"], "and nothing is begun after it"
+        if lost:
+            ray.kill(bell)
+        else:
+            assert len(ray.get(bell.ring.remote())) == 1
+        until(lambda: states(chosen.study) == {"COMPLETE": 1, "WAITING": 1}, 30, "the trial is given back")
+        after = ray.get(actor.train.remote(), timeout=30)
+        assert after["done"] and after["refused"] == (BELL_LOST if lost else None), "and nothing is begun after it"
         assert states(chosen.study) == {"COMPLETE": 1, "WAITING": 1}
 
 

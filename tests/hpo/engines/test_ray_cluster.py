@@ -13,7 +13,7 @@ import psutil
 import pytest
 from launching import until
 
-from hpo.engines.ray import connected
+from hpo.engines.ray import connected, own_bell
 from hpo.errors import BadSetting
 
 TRIALS = 3
@@ -76,6 +76,17 @@ def test_a_launch_ends_and_leaves_the_cluster_as_it_was(cluster, begun: Callable
     nodes = [cluster.head_node, *cluster.worker_nodes]
     until(lambda: not any(actors(node) for node in nodes), 30, "no actor outlives the launch")
     assert len(cluster.list_all_nodes()) == 2 and all(node.live_processes() for node in nodes)
+
+
+@pytest.mark.slow
+def test_the_bell_is_on_the_node_of_its_launch(cluster) -> None:
+    """One that takes no CPU may be put on any other, and whoever is to hear it does not once that node is lost."""
+    import ray
+
+    with connected(cluster.address):
+        bells = [own_bell() for _ in range(8)]  # by chance all of them are here once in 256 times
+        where = {ray.get(bell.__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())) for bell in bells}
+        assert where == {ray.get_runtime_context().get_node_id()} and len(ray.nodes()) == 2
 
 
 @pytest.mark.slow
