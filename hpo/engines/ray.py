@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import os
@@ -51,6 +52,7 @@ ENVIRONMENT = {
 }
 START_RAY = "start one with ray start --head, give launch its RAY_AUTH_MODE and token, or leave the flag out"
 ANSWER_SECONDS = 5.0
+MOST_IN_VAIN = 3  # Tuners that end before the study does, one after another, while no trial gets to a rung
 SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"  # the longest of Ray's in its temporary folder
 MODE, MISMATCH = "RAY_AUTH_MODE", "Version mismatch: "  # the beginning of what Ray says where a cluster has another version of it, or of Python
 MAX_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"  # how many actors start at the same time; 1 if Tune is not told
@@ -98,7 +100,7 @@ def shares_of(settings: Settings, available: dict[str, float], is_cluster: bool)
 
 @dataclass
 class Run:
-    """One `Ray.run`: what its searcher and its callback know. `problem` ends it; it is raised once all actors have stopped."""
+    """One `Ray.run`: what its searchers and callbacks know. `problem` ends it; it is raised once all actors have stopped."""
 
     search: Search
     watch: Watch
@@ -239,19 +241,33 @@ class Ray(Engine):
             given = {"url": url, "study": settings.study, **asdict(shares), "home": os.environ.get(home.HOME_VARIABLE), "paths": own_paths(search)}
             trainable = tune.with_resources(tune.with_parameters(StudyTrial, given=given, bell=bell), {"cpu": shares.cpus, "gpu": shares.gpus})
             os.environ[MAX_PENDING] = str(shares.most)
-            tuner = tune.Tuner(
-                trainable, tune_config=tune.TuneConfig(search_alg=make_searcher(run), num_samples=-1, reuse_actors=True),
-                run_config=tune.RunConfig(name="tune", storage_path=str(folder), verbose=0, callbacks=[make_callback(run)],
-                                          failure_config=tune.FailureConfig(max_failures=0),
-                                          checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False)))
             try:
-                tuner.fit()
+                return fit_until_ended(run, trainable, folder)
             finally:
                 give_back(search, bell)
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def fit_until_ended(run: Run, trainable: Any, folder: Path) -> Ended:
+    """Run Tuners until the study has ended: one does, unless another launch asks for more trials once a searcher has found the end, which ends its Tuner for good.
+    Raises the run's problem."""
+    from ray import tune
+
+    rungs, in_vain = None, 0
+    for number in itertools.count():
+        tune.Tuner(
+            trainable, tune_config=tune.TuneConfig(search_alg=make_searcher(run), num_samples=-1, reuse_actors=True),
+            run_config=tune.RunConfig(name=f"tune-{number}", storage_path=str(folder), verbose=0, callbacks=[make_callback(run)],
+                                      failure_config=tune.FailureConfig(max_failures=0),
+                                      checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False))).fit()
         if run.problem is not None:
             raise run.problem
-        return retrying(search.state) or Ended(1, "the study has not ended, though Ray has")
+        if (ended := retrying(run.search.state)) is not None:
+            return ended
+        former, rungs = rungs, retrying(partial(standing.rung_count, run.search.store, run.search.id))
+        in_vain = in_vain + 1 if rungs == former else 0
+        if in_vain == MOST_IN_VAIN:
+            return Ended(1, "the study has not ended, though Ray has")
 
 
 def own_bell() -> Any:

@@ -8,13 +8,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from launching import until
 
-from hpo.engines.ray import Ray, Shares, check_reachable_store, connected, own_bell, own_folder, shares_of, short_folder, waiting
+from hpo.ending import Ended
+from hpo.engines.ray import MOST_IN_VAIN, Ray, Shares, check_reachable_store, connected, own_bell, own_folder, shares_of, short_folder, waiting
 from hpo.errors import BadSetting
 from hpo.home import HOME_VARIABLE, study_folder
 from hpo.identity import identity, resolution_of
@@ -182,3 +184,38 @@ def test_a_folder_of_another_name_is_left_alone(tmp_path, monkeypatch) -> None:
         (tmp_path / name).mkdir()
     own_folder(tmp_path)
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted(names[1:])
+
+
+def test_a_launch_goes_on_where_another_asks_for_more_trials_as_the_study_ends(settings: Callable, opened: Callable, states: Callable, url: str) -> None:
+    chosen = settings(trials=1, engine="ray")
+    own, what = Search(opened(), chosen), identity(chosen, dealt_sides(chosen, resolution_of(chosen)))
+    own.register(1, what)
+    usual, ends = own.state, []
+
+    def state():
+        """The study's end, after which another launch asks for a second trial before the searcher has told Ray."""
+        found = usual()
+        if found is not None and not ends:
+            Search(opened(), replace(chosen, trials=2)).register(2, what)
+        ends.extend([found] * (found is not None))
+        return found
+
+    own.state = state
+    assert Ray().run(own, url, lambda: None) == Ended(0, "all 2 trials are finished")
+    assert ends[0] == Ended(0, "all 1 trials are finished") and states(chosen.study) == {"COMPLETE": 2}
+
+
+def test_tuners_that_get_nowhere_are_not_begun_for_ever(settings: Callable, opened: Callable, states: Callable, url: str) -> None:
+    """A searcher that finds an end which is none, as often as it is asked."""
+    chosen = settings(trials=2, engine="ray")
+    own = Search(opened(), chosen)
+    own.register(2, identity(chosen, dealt_sides(chosen, resolution_of(chosen))))
+    usual, asked = own.state, []
+
+    def state():
+        asked.append(sys._getframe(1).f_code.co_name == "suggest")
+        return Ended(0, "not so") if asked[-1] else usual()
+
+    own.state = state
+    assert Ray().run(own, url, lambda: None) == Ended(1, "the study has not ended, though Ray has")
+    assert asked.count(True) == asked.count(False) == MOST_IN_VAIN + 1 and states(chosen.study) == {}
