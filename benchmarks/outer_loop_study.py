@@ -156,6 +156,9 @@ class Untrained:
     def __exit__(self, *raised: object) -> None:
         pass
 
+    def carried(self, reached: int) -> float:
+        return 0.0
+
     def to(self, steps: int) -> Result:
         for step in range(self.done + 1, steps + 1):
             if step % max(self.candidate.steps // STAGES_A_TRAINING, 1) == 0:
