@@ -27,13 +27,14 @@ from trainers.errors import nearest
 
 PAGE = "faults.md"
 HEADER = ["fault", "what was done", "trials asked / finished / left running", "failed", "scores lost / doubled", "rungs as unbroken",
-          "front: points / without weights", "left behind", "minutes", "verdict", "made by"]
+          "front: points / without usable weights", "left behind", "minutes", "verdict", "made by"]
 EXPLAINED = ("Each row is a study of its own of real trials (two rungs, the fewest pictures and steps that train), which is asked for more trials while the "
-             "fault goes on. *Failed* trials were replaced; the reasons are beside their number. *Rungs as unbroken*: a few trials, those first that "
-             "lost a lease, are run again from their candidate in one go, and every score and interval is compared. *Left behind*: processes, shared memory, "
-             "temporary files, tensors and training states that belong to no point of the front, and pictures that no trial notes, after the server was stopped; "
-             "the logs that Ray keeps of its sessions are not counted. Rows with *ray* were done to actors of `python -m hpo.launch --engine ray`. "
-             "`--write` replaces the rows of the faults that were done and leaves the others.")
+             "fault goes on. *Failed* trials were replaced; the reasons are beside their number. *Scores lost*: also those of an objective without replicates. "
+             "*Rungs as unbroken*: a few trials, those first that lost a lease, are run again from their candidate in one go, and every score, interval and "
+             "replicate is compared. *Usable weights* load, and the model that they make is measured again with the scores that are stored. *Left behind*: "
+             "processes, shared memory, temporary files, tensors and training states that belong to no point of the front, and pictures that no trial notes, "
+             "after the server was stopped; the logs that Ray keeps of its sessions are not counted. Rows with *ray* were done to actors of "
+             "`python -m hpo.launch --engine ray`. `--write` replaces the rows of the faults that were done and leaves the others.")
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def suffer(fault: str, place: Place) -> Row:
         except (NotPossible, TimeoutError) as error:
             return Row(title, "not done", None, (), minutes_since(started), (str(error), *study.deaths))
         staying = study.wait_for_workers()
-        counts = counted(study.search, place.inner, place.load.sample)
+        counts = counted(study.search, place.inner, place.load.sample, study.broken)
         left = [f"process {pid} (a worker that did not end)" for pid in staying]
         left += [f"file {name}" for name in stray_files(study.out, front_hashes(study.search), front_roots(study.search))]
         left += [f"picture {name}" for name in stray_pictures(shown, pictures(study.search) | earlier)]

@@ -22,6 +22,9 @@ import psycopg2
 from sqlalchemy import text
 
 from benchmarks.faults_left import mapped_memory, processes
+from hpo import home
+from hpo.command import USAGE
+from hpo.ending import FAILED_BEFORE
 from hpo.settings import Settings
 from storage import cluster, embedded, leases, system_user
 from storage.embedded import HOME_VARIABLE
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parent.parent
 TICK_SECONDS, LOOK_SECONDS = 0.1, 1.0  # between looks at the processes, and at the study
 WORKER, ACTOR = "hpo.worker", "ray::ResourceTrainable"  # in the command lines of processes that train: the module, and how Ray titles its actors
+ERROR, TRACEBACK = "error: ", "Traceback"  # how lines begin with which a command ends: its own one, and those of Python
 DIED = "a worker died"  # a launch says in its log, before it has another started
 END_SECONDS = 180.0  # for workers to notice that the study has ended; one that was just started must load its libraries first
 #: The smallest trial that trains: two rungs at the default reduction, and the fewest pictures that settings allow.
@@ -149,9 +153,15 @@ class WorkerProcess:
     log: Path
     again: Callable[[], WorkerProcess]
 
+    def lines(self) -> list[str]:
+        return read_lines(self.log)
+
     def last_line(self) -> str:
-        lines = [line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else "it said nothing"
+        return (self.lines() or ["it said nothing"])[-1]
+
+    def ended_in_one_line(self, words: str) -> bool:
+        """Whether it has ended as commands do, with one line that says these words."""
+        return self.process.returncode == USAGE and is_one_line(self.lines(), words)
 
 
 @dataclass
@@ -159,8 +169,9 @@ class FaultyStudy:
     """A registered study and its workers, which are started again when they die: with the local engine processes of `hpo.worker`, with Ray the actors of launches.
 
     workers: the processes started here; killed: ids of all processes that a fault killed; killed_within: how many of them were workers of a launch; forgiven:
-    words in the last line of a worker that dies by the fault; deaths: last lines of all others that died; replacing: whether dead workers are started again;
-    done: what the plan did, in words; more: settings of its own, set before it is registered.
+    words in the one line of error with which a worker may end by the fault; hands: by trial, names of the workers that were seen to hold it; deaths: last lines
+    of all others that died; replacing: whether dead workers are started again; done: what the plan did, in words; more: settings of its own, set before it is
+    registered.
     """
 
     place: Place
@@ -170,6 +181,7 @@ class FaultyStudy:
     killed: set[int] = field(default_factory=set)
     deaths: list[str] = field(default_factory=list)
     forgiven: str | None = None
+    hands: dict[int, set[str]] = field(default_factory=dict)
     forgiven_deaths: int = 0
     killed_within: int = 0
     replacing: bool = True
@@ -196,12 +208,19 @@ class FaultyStudy:
         return Search(open_store(self.url), self.settings)
 
     def register(self, trials: int) -> None:
-        """As a launch does; again, with more trials, as a later launch that asks for more."""
-        self.trials = trials  # also where the answer is lost
+        """As a launch does."""
         self.search.register(trials, self.place.inner.identity)
         self.registered = True
         with self.search.store.engine.begin() as connection:
             connection.exec_driver_sql("UPDATE peft_pareto.studies SET lease_seconds = %s WHERE study_id = %s", (self.load.lease, self.search.id))
+
+    def ask_for(self, trials: int, counts: leases.Counts) -> None:
+        """More trials, as a later launch does, but without taking any from the dead, which is for the workers to do."""
+        self.trials = trials  # also where the answer is lost
+        with leases.translated():
+            with self.search.store.engine.begin() as connection:
+                connection.exec_driver_sql("UPDATE peft_pareto.studies SET trials = %s WHERE study_id = %s", (trials, self.search.id))
+            self.search.study.set_user_attr(FAILED_BEFORE, counts.failed)
 
     # Workers.
 
@@ -241,17 +260,37 @@ class FaultyStudy:
 
     def holders(self) -> list[tuple[int, int]]:
         """Process and trial of each living worker of ours that holds one."""
-        held = [(int(row.worker.rsplit("-", 2)[1]), row.trial_id) for row in self.ask(HOLDERS)]
+        held = [(int(row.worker.rsplit("-", 2)[1]), row.trial_id) for row in self.held()]
         living = self.trainers() if held else set()
         return [(pid, trial) for pid, trial in held if pid in living]
 
-    def ask(self, query: str) -> list[Any]:
-        """Rows for :study; none while the database is away."""
+    def held(self) -> list[Any]:
+        """Worker and trial of all that are held; noted in `hands`."""
+        found = self.ask(HOLDERS)
+        for row in found:
+            self.hands.setdefault(row.trial_id, set()).add(row.worker)
+        return found
+
+    @property
+    def broken(self) -> set[int]:
+        """Ids of the trials that lost a lease: more than one worker was seen to hold them."""
+        return {trial for trial, workers in self.hands.items() if len(workers) > 1}
+
+    def ask(self, query: str, **given: Any) -> list[Any]:
+        """Rows for :study and what is given; none while the database is away."""
         try:
             with leases.translated(), self.search.store.engine.connect() as connection:
-                return list(connection.execute(text(query), {"study": self.search.id}))
+                return list(connection.execute(text(query), {"study": self.search.id, **given}))
         except StorageUnreachable:
             return []
+
+    def said(self, pid: int | None = None) -> list[str]:
+        """What workers have said in their logs, or one of them, without the time of day."""
+        if self.load.engine == "ray":  # all actors of a machine have one log, whose lines name their process
+            lines = [line.split(maxsplit=2) for log in home.logs_folder(self.out, self.name).glob("ray-*.log") for line in read_lines(log)]
+            return [line[2] for line in lines if len(line) == 3 and pid in (None, int(line[1]))]
+        logs = self.place.logs.glob(f"{self.name}-*.log") if pid is None else [each.log for each in self.workers if each.process.pid == pid]
+        return [line.partition(" ")[2] for log in logs for line in read_lines(log)]
 
     def a_holder(self) -> Generator[float, None, list[tuple[int, int]]]:
         """Wait until a worker of ours holds a trial; gives (pid, trial) of all that do."""
@@ -276,7 +315,7 @@ class FaultyStudy:
                 if ended or not self.replacing:
                     continue
             elif worker.process.pid not in self.killed:
-                if self.forgiven is not None and self.forgiven in worker.last_line():
+                if self.forgiven is not None and worker.ended_in_one_line(self.forgiven):
                     self.forgiven_deaths += 1
                 else:
                     self.deaths.append(f"status {status}: {worker.last_line()}")
@@ -308,13 +347,18 @@ class FaultyStudy:
         raise TimeoutError(f"it did not end within {self.load.minutes:g} minutes: {leases.counts(self.search.store, self.search.id)}")
 
     def look(self, over: bool) -> Ended | None:
+        """Ask for more trials, or find the end once the plan is at its own. Takes no trial from a dead worker: `Search.register` and `Search.state` would."""
         self.place.note_memory()
-        if over or not self.registered:
-            return self.search.state() if over else None
+        if not over and not self.registered:
+            return None
+        self.held()
         counts = leases.counts(self.search.store, self.search.id)
+        if over:
+            with leases.translated():
+                return None if counts.running else self.search.ending.verdict(counts)
         # Not while a launch starts: it asks for as many as there were, and would be refused.
         if counts.finished + counts.running > counts.trials - self.load.workers and self.holders():
-            self.register(counts.trials + self.load.workers)
+            self.ask_for(counts.trials + self.load.workers, counts)
         return None
 
     def wait_for_workers(self) -> list[int]:
@@ -324,7 +368,7 @@ class FaultyStudy:
             self.see_to_workers(ended=True)
             time.sleep(TICK_SECONDS)
         self.see_to_workers(ended=True)
-        said = [line for log in self.place.logs.glob(f"{self.name}-*.log") for line in log.read_text(errors="replace").splitlines() if line.startswith(DIED)]
+        said = [line for log in self.place.logs.glob(f"{self.name}-*.log") for line in read_lines(log) if line.startswith(DIED)]
         self.deaths += said[self.killed_within:]
         staying = [each.process.pid for each in self.workers if each.process.poll() is None]
         self.kill_all()
@@ -340,6 +384,15 @@ class FaultyStudy:
         self.kill_all()
         if "search" in self.__dict__:
             self.search.store.close()
+
+
+def read_lines(log: Path) -> list[str]:
+    return [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+
+
+def is_one_line(lines: list[str], words: str) -> bool:
+    """Whether the end of a log is an error in one line that says these words."""
+    return bool(lines) and lines[-1].startswith(ERROR) and words in lines[-1] and not any(line.startswith((ERROR, TRACEBACK)) for line in lines[:-1])
 
 
 def trainers_of(pid: int) -> list[int]:
