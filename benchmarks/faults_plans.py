@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from benchmarks.faults_proxy import Proxy
+from benchmarks.faults_proxy import COMMITS, Proxy
 from benchmarks.faults_study import TICK_SECONDS, FaultyStudy, NotPossible, trains
 from storage.engine import LOCK_SPACE
 
@@ -31,6 +32,9 @@ NETWORK_SPELL = 8.0  # seconds of a delay, or of refused connections
 GAVE_UP = "workers died while no trial got on"  # a launch says, and ends: hpo.engines.base.Deaths
 DRIVERS = 3  # launches that are killed
 CUTS = 5  # statements that are cut in two
+LOST_ANSWERS = 2  # to each kind of statement that commits
+LOST = re.compile(r"trial (\d+) was lost: ")  # a worker says
+SETTLE_SECONDS = 1.0  # in which the server has done what a worker had asked it for
 SILENT_LEASES = 1.5  # how long nothing comes through
 STALLED_MINUTES = 1.0  # the least that a launch takes
 PATIENT_LEASES = 6  # how long others may take to get on without a worker that is paused
@@ -136,20 +140,42 @@ def network(study: FaultyStudy, stack: ExitStack) -> Plan:
     yield from until(study.holders)
     proxy.to_cut = CUTS
     yield from until(lambda: proxy.cuts >= CUTS)
+    yield 2 * study.load.lease  # what was lost in the silence has been said by then
+    yield from lose_answers(study, proxy)
+    lost = ", ".join(f"{count} × {name}" for name, count in proxy.lost.items())
     return (f"{NETWORK_SPELL:g} s of delay, {NETWORK_SPELL:g} s of refused connections, {silence:g} s of silence ({SILENT_LEASES:g} leases), "
-            f"{proxy.cuts} statements cut in two by RST, for all {FEW} {study.kind}")
+            f"{proxy.cuts} statements cut in two by RST, {proxy.lost.total()} answers lost after their commit ({lost}), for all {FEW} {study.kind}")
+
+
+def lose_answers(study: FaultyStudy, proxy: Proxy) -> Wait:
+    """A worker that asks again finds what was done: no trial is lost by it, to nobody and to no other worker."""
+    broken, said = study.broken, times_lost(study)
+    proxy.to_lose.update(dict.fromkeys(COMMITS, LOST_ANSWERS))
+    yield from until(lambda: all(proxy.lost[name] >= LOST_ANSWERS for name in COMMITS))
+    yield from until(lambda: study.holders() and study.broken > broken, 2 * study.load.lease)
+    if study.broken > broken or times_lost(study) > said:
+        study.deaths.append(f"a worker lost its trial with the answer to a statement ({len(study.broken - broken)} changed hands, "
+                            f"{times_lost(study) - said} × a worker said so)")
+
+
+def times_lost(study: FaultyStudy) -> int:
+    return sum(LOST.match(line) is not None for line in study.said())
 
 
 def paused(study: FaultyStudy, stack: ExitStack) -> Plan:
     begin(study, FEW)
     for _ in range(2):
-        holders = yield from study.a_holder()
-        pid, trial = random.choice(holders)
-        os.kill(pid, signal.SIGSTOP)
-        stack.callback(proceed, pid)
+        pid, trial = yield from stopped_holder(study, stack)
+        (found,) = study.ask("SELECT number, ARRAY(SELECT steps FROM peft_pareto.rungs WHERE trial_id = :trial) AS rungs FROM trials WHERE trial_id = :trial",
+                             trial=trial)
+        before = len(study.said(pid))
         if not (yield from until(partial(has_lost, study, pid, trial), PATIENT_LEASES * study.load.lease)):
-            study.deaths.append(f"trial {trial} stayed with a worker that was paused")
+            study.deaths.append(f"trial {found.number} stayed with a worker that was paused")
         proceed(pid)
+        said = partial(first_said, study, pid, before, found.number, found.rungs)
+        yield from until(said, PATIENT_LEASES * study.load.lease)
+        if LOST.match(said()) is None:
+            study.deaths.append(f"a worker that was paused did not give up trial {found.number}, which another had: {said() or 'it said nothing of it'}")
         yield study.load.lease / 2
     yield from paused_in_turn(study, stack)
     return f"SIGSTOP of one of {FEW} {study.kind} until another had its trial: 2 × in the middle of a trial, 1 × while it had the turn to propose"
@@ -180,6 +206,26 @@ def hang(study: FaultyStudy, folder: Path, where: str) -> Wait:
     found.unlink()
     if not (yield from until(partial(have_ended, {pid}), 60 * STALLED_MINUTES + PATIENT_LEASES * study.load.lease)):
         study.deaths.append(f"a worker that hung did not end: {where}")
+
+
+def stopped_holder(study: FaultyStudy, stack: ExitStack) -> Generator[float, None, tuple[int, int]]:
+    """Pause a worker in the middle of a trial, which it still holds when the server has done what it had sent; gives process and trial."""
+    while True:
+        holders = yield from study.a_holder()
+        pid, trial = random.choice(holders)
+        os.kill(pid, signal.SIGSTOP)
+        stack.callback(proceed, pid)
+        yield SETTLE_SECONDS
+        if (pid, trial) in study.holders():
+            return pid, trial
+        proceed(pid)
+
+
+def first_said(study: FaultyStudy, pid: int, before: int, number: int, rungs: list[int]) -> str:
+    """What a worker says first of a trial after so many lines: that it has lost it, or how it has got on with it; "" if it says neither. rungs: steps of
+    those that were stored already."""
+    words = re.compile(rf"trial {number} (was lost: |finished$|stopped$|is evaluated at (?!({'|'.join(map(str, rungs))}) steps)\d+ steps)")
+    return next(filter(words.match, study.said(pid)[before:]), "")
 
 
 def has_lost(study: FaultyStudy, pid: int, trial: int) -> bool:

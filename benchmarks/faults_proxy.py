@@ -7,9 +7,13 @@ import socket
 import struct
 import threading
 import time
+from collections import Counter
 
 CHUNK = 1 << 16
 DELAY_SECONDS = 0.3  # of each piece in each direction, while it delays
+#: What a client says whose answer comes after a commit: each of the store's functions is a transaction of its own, and Optuna ends its own with COMMIT.
+COMMITS = {"start": b"FROM peft_pareto.start(", "take": b"FROM peft_pareto.take(", "record_rung": b"SELECT peft_pareto.record_rung(",
+           "tell": b"SELECT peft_pareto.tell(", "COMMIT": b"COMMIT\0"}
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: closing sends RST
 
 
@@ -18,14 +22,18 @@ class Proxy:
 
     mode: "pass"; "delay", each piece comes DELAY_SECONDS later; "refuse", nobody listens; "silence", connections stay open and nothing comes
     through them any more, also after the mode has changed: then they are reset.
+    to_cut: so many of the next statements are cut in the middle; to_lose: by the names of COMMITS, so many come to the server whole, and the connection is cut
+    in place of passing its answer on. cuts, lost: how many were.
     """
 
     def __init__(self, server: str):
         self.server = server
         self.mode, self.changed = "pass", threading.Condition()
         self.pairs: set[tuple[socket.socket, socket.socket]] = set()
-        self.to_cut = 0  # so many of the next statements are cut in the middle
-        self.cuts = 0
+        self.to_cut, self.cuts = 0, 0
+        self.to_lose: Counter[str] = Counter()
+        self.lost: Counter[str] = Counter()
+        self.unanswered: dict[tuple[socket.socket, socket.socket], str] = {}  # of which the answer is going to be lost
         self.listener: socket.socket | None = None
         self.port = 0
 
@@ -88,6 +96,12 @@ class Proxy:
                     cut = self.to_cut > 0 and source is pair[0]
                     if cut:
                         self.to_cut, self.cuts = self.to_cut - 1, self.cuts + 1
+                    elif source is pair[0] and (name := self.commits(piece)) is not None:
+                        self.unanswered[pair] = name
+                    elif source is pair[1] and (name := self.unanswered.pop(pair, None)) is not None:
+                        self.to_lose[name] -= 1
+                        self.lost[name] += 1
+                        break
                 if self.mode == "delay":
                     time.sleep(DELAY_SECONDS)
                 if cut:
@@ -96,9 +110,14 @@ class Proxy:
                 target.sendall(piece)
         self.reset(pair)
 
+    def commits(self, piece: bytes) -> str | None:
+        """Which of COMMITS a client says there whose answer is to be lost."""
+        return next((name for name, words in COMMITS.items() if self.to_lose[name] > 0 and words in piece), None)
+
     def reset(self, pair: tuple[socket.socket, socket.socket]) -> None:
         if pair in self.pairs:
             self.pairs.discard(pair)
+            self.unanswered.pop(pair, None)
             for end in pair:
                 close(end)
             with self.changed:
