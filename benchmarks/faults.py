@@ -92,7 +92,7 @@ def suffer(fault: str, place: Place) -> Row:
     left += [f"shared memory {name}" for name in sorted(place.memory & shared_memory())]
     left += [f"temporary file {name}" for name in temporary_files(place.temporary)]
     wrong = [*counts.wrong, *([f"{len(left)} left behind"] if left else []), *([f"it ended with {ended.status}: {ended.reason}"] if ended.status else []),
-             *(f"a worker died by itself: {words}" for words in study.deaths)]
+             *study.deaths]
     return Row(title, study.done, counts, tuple(left), minutes_since(started), tuple(wrong))
 
 

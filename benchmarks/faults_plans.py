@@ -175,7 +175,8 @@ def paused(study: FaultyStudy, stack: ExitStack) -> Plan:
         said = partial(first_said, study, pid, before, found.number, found.rungs)
         yield from until(said, PATIENT_LEASES * study.load.lease)
         if LOST.match(said()) is None:
-            study.deaths.append(f"a worker that was paused did not give up trial {found.number}, which another had: {said() or 'it said nothing of it'}")
+            words = said().partition(",")[0] or "it said nothing of it"
+            study.deaths.append(f"a worker that was paused did not give up trial {found.number}, which another had: {words}")
         yield study.load.lease / 2
     yield from paused_in_turn(study, stack)
     return f"SIGSTOP of one of {FEW} {study.kind} until another had its trial: 2 × in the middle of a trial, 1 × while it had the turn to propose"

@@ -169,9 +169,9 @@ class FaultyStudy:
     """A registered study and its workers, which are started again when they die: with the local engine processes of `hpo.worker`, with Ray the actors of launches.
 
     workers: the processes started here; killed: ids of all processes that a fault killed; killed_within: how many of them were workers of a launch; forgiven:
-    words in the one line of error with which a worker may end by the fault; hands: by trial, names of the workers that were seen to hold it; deaths: last lines
-    of all others that died; replacing: whether dead workers are started again; done: what the plan did, in words; more: settings of its own, set before it is
-    registered.
+    words in the one line of error with which a worker may end by the fault; hands: by trial, names of the workers that were seen to hold it; deaths: how all
+    others died, and what else workers did that they must not, in words; replacing: whether dead workers are started again; done: what the plan did, in words;
+    more: settings of its own, set before it is registered.
     """
 
     place: Place
@@ -318,7 +318,7 @@ class FaultyStudy:
                 if self.forgiven is not None and worker.ended_in_one_line(self.forgiven):
                     self.forgiven_deaths += 1
                 else:
-                    self.deaths.append(f"status {status}: {worker.last_line()}")
+                    self.deaths.append(f"a worker died by itself with status {status}: {worker.last_line()}")
             self.workers.remove(worker)
             if self.replacing and not ended:
                 worker.again()
