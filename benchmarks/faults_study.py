@@ -23,7 +23,7 @@ from sqlalchemy import text
 
 from benchmarks.faults_left import mapped_memory, processes
 from hpo import home
-from hpo.command import USAGE
+from hpo.command import ERROR, USAGE
 from hpo.ending import FAILED_BEFORE
 from hpo.settings import Settings
 from storage import cluster, embedded, leases, system_user
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parent.parent
 TICK_SECONDS, LOOK_SECONDS = 0.1, 1.0  # between looks at the processes, and at the study
 WORKER, ACTOR = "hpo.worker", "ray::ResourceTrainable"  # in the command lines of processes that train: the module, and how Ray titles its actors
-ERROR, TRACEBACK = "error: ", "Traceback"  # how lines begin with which a command ends: its own one, and those of Python
+TRACEBACK = "Traceback"  # how Python's own words begin with which a command may end
 DIED = "a worker died"  # a launch says in its log, before it has another started
 END_SECONDS = 180.0  # for workers to notice that the study has ended; one that was just started must load its libraries first
 #: The smallest trial that trains: two rungs at the default reduction, and the fewest pictures that settings allow.

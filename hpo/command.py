@@ -21,6 +21,7 @@ from trainers.errors import TrainerError, nearest
 
 USAGE = 2
 HUNG = 124  # as timeout(1) says it of what takes too long
+ERROR = "error: "  # how the one line begins
 INTERRUPTED = 130  # as shells say it of Ctrl-C
 OUR_ERRORS = (SearchError, TrainerError, MetricError, StorageError)
 
@@ -122,7 +123,7 @@ def one_line_errors(main: Callable[[], int]) -> int:
 def say_error(words: str) -> None:
     """Where the disk of a log is full, the exit status alone must say it."""
     with contextlib.suppress(OSError):
-        print(f"error: {words}", file=sys.stderr, flush=True)
+        print(f"{ERROR}{words}", file=sys.stderr, flush=True)
 
 
 def leave(status: int) -> NoReturn:

@@ -51,8 +51,7 @@ def check_writable(settings: Settings, launches: bool = False) -> None:
     """BadSetting where tensors or training states cannot be written: the study's folder may be that of another user or machine. launches: what launch itself
     writes too, and no folder is made."""
     out = home.study_folder(settings.out, settings.study)
-    wanted = [("out", out, "the front's picture")] if launches else []
-    wanted += [("out", out, "kept tensors")] if settings.keep != "none" else []
+    wanted = [("out", out, "the front's picture" if launches else "kept tensors")] if launches or settings.keep != "none" else []
     wanted += [("out" if settings.checkpoints is None else "checkpoints", states(settings), "training states")]
     for name, folder, what in wanted:
         try:

@@ -176,12 +176,10 @@ def show(settings: Settings, study, console: Console, status: int) -> Found:
     from storage import leases, results
     from storage.retrying import retrying
 
-    rows = retrying(lambda: results.front(study.store, settings.study))
+    rows, points, known, counts = retrying(lambda: (results.front(study.store, settings.study), results.rungs(study.store, settings.study),
+                                                    results.references(study.store, study.id), leases.counts(study.store, study.id)))
     folder = home.study_folder(settings.out, settings.study)
-    known = retrying(lambda: results.references(study.store, study.id))
     base = dict(known.scores) if known is not None else {}
-    points = retrying(lambda: results.rungs(study.store, settings.study))
-    counts = retrying(lambda: leases.counts(study.store, study.id))
     drawn = points, study.objectives, base, picture.headline(settings.study, len(rows), len(points), counts.finished)
     found = Found(rows, folder / "front.png", folder / "front.html", status)
     picture.write_png(found.png, *drawn)

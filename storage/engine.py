@@ -294,8 +294,9 @@ def advisory_lock(engine: Engine, key: int, patience: float, goes_on: Callable[[
                   waiting: Callable[[], None] = lambda: None) -> Iterator[Hold]:
     """Holds the advisory lock (LOCK_SPACE, key) on a connection of its own; the server lets go if this process dies.
 
-    Waits in the server for half a second at a time, so that Ctrl-C works; waiting: called in between, what it raises ends the wait. patience: seconds after which a holder that says nothing on its
-    connection is taken for gone, though the server still sees it (a paused process, a network that went mute): its connection is ended. goes_on: as in Hold.
+    Waits in the server for half a second at a time, so that Ctrl-C works; waiting: called in between, what it raises ends the wait. patience: seconds
+    after which a holder that says nothing on its connection is taken for gone, though the server still sees it (a paused process, a network that went
+    mute): its connection is ended. goes_on: as in Hold.
     """
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         keys = {"space": LOCK_SPACE, "key": key}

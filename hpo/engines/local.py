@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from hpo import home
-from hpo.command import HUNG, USAGE
+from hpo.command import ERROR, HUNG, USAGE
 from hpo.ending import Ended
 from hpo.engines.base import STOP_SECONDS, WORKER_GIB, Deaths, Engine, Watch, check_fits, cores, fitting_share, memory_gib, most_workers, threads_for
 from hpo.errors import BadSetting, SearchError
@@ -46,8 +46,8 @@ class WorkerProcess:
     def reason(self) -> str:
         """Why it ended, where it could say so."""
         said = self.last_line()
-        if said.startswith("error: ") and self.log_file.read_bytes().endswith(b"\n"):
-            return said.removeprefix("error: ")
+        if said.startswith(ERROR) and self.log_file.read_bytes().endswith(b"\n"):
+            return said.removeprefix(ERROR)
         return f"a worker could not go on, and its log has no room for the reason ({self.log_file}): free some space there, then run the same command again"
 
 
